@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Globalization;
 using System.Linq;
 using System.Reflection;
+using System.Runtime.CompilerServices;
 using FsCheck.Fluent;
 using Microsoft.FSharp.Core;
 using Xunit.Abstractions;
@@ -43,7 +44,7 @@ public static class PropertyRun
                 throw new PropertyFailedException(
                     $"{Runner.onFinishedToString(method.Name, failed)}{Environment.NewLine}replay: {ReplayVariable}='{triple}' dotnet test --filter FullyQualifiedName={method.DeclaringType?.FullName}.{method.Name}",
                     triple,
-                    [.. failed.Item3],
+                    Arguments(failed.Item3),
                     (failed.Item4 as Outcome.Failed)?.Item);
             case TestResult.Exhausted exhausted:
                 throw new PropertyFailedException(Runner.onFinishedToString(method.Name, exhausted), null, [], null);
@@ -51,6 +52,10 @@ public static class PropertyRun
                 throw new PropertyFailedException($"{method.Name} did not run to an end.", null, [], null);
         }
     }
+
+    /// <summary>FsCheck hands the arguments of a method with several parameters over as one tuple.</summary>
+    private static object?[] Arguments(IEnumerable<object> shrunk)
+        => [.. shrunk.SelectMany(a => a is ITuple tuple ? Enumerable.Range(0, tuple.Length).Select(i => tuple[i]) : [a])];
 
     private static string Triple(Rnd seed, int size) => string.Create(CultureInfo.InvariantCulture, $"({seed.Seed},{seed.Gamma},{size})");
 
