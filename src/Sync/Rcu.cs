@@ -1,0 +1,191 @@
+using System.Runtime.InteropServices;
+using System.Threading;
+
+namespace Tdp.Sync;
+
+/// <summary>Somebody who takes back memory after a grace period.</summary>
+public interface IRcuReclaimer
+{
+    /// <summary>No reader can see the thing called <paramref name="cookie"/> any more. Runs on whichever actor drives the domain.</summary>
+    void Reclaim(ulong cookie);
+}
+
+/// <summary>
+/// Epoch-based read-copy-update: page tables (RCU) and memslots (SRCU) (tdp-mmu 7.1, 7.2).
+/// </summary>
+/// <remarks>
+/// A reader stores the epoch it saw in its own slot and reads on without a fence; whoever waits for readers advances the epoch and then makes
+/// every CPU pass a barrier, so that either the reader's store is visible to the scan, or the reader's later loads see what was unlinked
+/// before the barrier. The cost of the barrier falls on the rare side.
+/// </remarks>
+public sealed class RcuDomain
+{
+    private const int AdvanceAt = 64;
+    private readonly ActorTable _actors;
+    private readonly ReaderSlot[] _slots = GC.AllocateArray<ReaderSlot>(Actor.Max + 1, pinned: true);
+    private readonly Queue<Callback> _callbacks = new();
+    private readonly object _gate = new();
+    private readonly ObjectId _id;
+    private PaddedWord _epoch = new() { Value = 1 };
+
+    /// <summary>Makes the domain <paramref name="name"/> for the actors of one world.</summary>
+    public RcuDomain(ActorTable actors, string name, ulong owner = 0)
+    {
+        _actors = actors;
+        _id = new ObjectId(ObjectKind.Rcu, name, owner, 0);
+    }
+
+    /// <summary>Callbacks that have not run yet. No event.</summary>
+    public int Pending
+    {
+        get
+        {
+            lock (_gate)
+                return _callbacks.Count;
+        }
+    }
+
+    /// <summary>Begins a read section; sections of one actor nest.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void ReadEnter(Actor actor, [CallerMemberName] string site = "")
+    {
+        if (Explore.On)
+            HookedRead(actor, site);
+        ref ReaderSlot slot = ref SlotOf(actor);
+        if (slot.Depth++ == 0)
+            Volatile.Write(ref slot.Epoch, Volatile.Read(ref _epoch.Value));
+    }
+
+    /// <summary>Ends a read section.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void ReadExit(Actor actor, [CallerMemberName] string site = "")
+    {
+        if (Explore.On)
+            HookedRead(actor, site);
+        ref ReaderSlot slot = ref SlotOf(actor);
+        if (--slot.Depth == 0)
+            Volatile.Write(ref slot.Epoch, 0);
+    }
+
+    /// <summary>True while the actor is inside a read section. No event.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool IsReading(Actor actor) => SlotOf(actor).Depth != 0;
+
+    /// <summary>Stops the run unless the actor is inside a read section.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void AssertReading(Actor actor)
+    {
+        if (!IsReading(actor))
+            ThrowNotReading(actor);
+    }
+
+    /// <summary>
+    /// After a grace period that starts now, <paramref name="reclaimer"/> takes <paramref name="cookie"/> back. Never waits: callbacks run from a
+    /// later Call, <see cref="Synchronize"/> or <see cref="Barrier"/>. May be called inside a read section.
+    /// </summary>
+    public void Call(Actor actor, IRcuReclaimer reclaimer, ulong cookie, [CallerMemberName] string site = "")
+    {
+        PendingEvent pending = Explore.On ? Hook.Announce(EventKind.Write, _id, site, actor) : default;
+        int queued;
+        lock (_gate)
+        {
+            _callbacks.Enqueue(new Callback(Volatile.Read(ref _epoch.Value), reclaimer, cookie));
+            queued = _callbacks.Count;
+        }
+
+        if (Explore.On)
+            Hook.Happened(pending, true);
+        else if (queued % AdvanceAt == 0)
+            RunExpired(Advance(), wait: false);
+    }
+
+    /// <summary>Waits until every read section that began before this call has ended. Must not be called inside one.</summary>
+    public void Synchronize(Actor actor, [CallerMemberName] string site = "")
+    {
+        if (IsReading(actor))
+            throw new InvalidOperationException($"{actor} waits for its own read section of {_id} (I75).");
+        if (Explore.On && Hook.Scheduler is not null)
+        {
+            ulong target = Advance();
+            PendingEvent pending = Hook.AnnounceAwait(EventKind.Await, _id, site, actor, () => NoReaderBefore(target));
+            RunExpired(target, wait: true);
+            Hook.Happened(pending, true);
+            return;
+        }
+
+        RunExpired(Advance(), wait: true);
+        if (Explore.On)
+            Hook.Happened(new PendingEvent(EventKind.Await, _id, site, actor), true);
+    }
+
+    /// <summary>Waits until every callback queued before this call has run. Must not be called inside a read section.</summary>
+    public void Barrier(Actor actor, [CallerMemberName] string site = "") => Synchronize(actor, site);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private ref ReaderSlot SlotOf(Actor actor) => ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(_slots), actor.Index + 1);
+
+    private void ThrowNotReading(Actor actor) => throw new InvalidOperationException($"{actor} must be inside a read section of {_id}.");
+
+    // Everything queued under an epoch below the returned one may be taken back once no reader is left in an older epoch.
+    private ulong Advance()
+    {
+        ulong target = Interlocked.Increment(ref _epoch.Value);
+        Interlocked.MemoryBarrierProcessWide();
+        return target;
+    }
+
+    private bool NoReaderBefore(ulong target)
+    {
+        int count = _actors.HighWater;
+        for (int i = 1; i <= count; i++)
+        {
+            ulong epoch = Volatile.Read(ref _slots[i].Epoch);
+            if (epoch != 0 && epoch < target)
+                return false;
+        }
+
+        return true;
+    }
+
+    private void RunExpired(ulong target, bool wait)
+    {
+        var spin = default(SpinWait);
+        while (!NoReaderBefore(target))
+        {
+            if (!wait)
+                return;
+            spin.SpinOnce(sleep1Threshold: -1);
+        }
+
+        while (true)
+        {
+            Callback callback;
+            lock (_gate)
+            {
+                if (!_callbacks.TryPeek(out callback) || callback.Epoch >= target)
+                    return;
+                _callbacks.Dequeue();
+                callback.Reclaimer.Reclaim(callback.Cookie);
+            }
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void HookedRead(Actor actor, string site)
+    {
+        PendingEvent pending = Hook.Announce(EventKind.Read, _id, site, actor);
+        Hook.Happened(pending, false);
+    }
+
+    private readonly record struct Callback(ulong Epoch, IRcuReclaimer Reclaimer, ulong Cookie);
+
+    [StructLayout(LayoutKind.Explicit, Size = 128)]
+    private struct ReaderSlot
+    {
+        [FieldOffset(0)]
+        public ulong Epoch;
+
+        [FieldOffset(8)]
+        public int Depth;
+    }
+}
