@@ -1,6 +1,6 @@
 global using System;
 global using System.Collections.Generic;
-global using Xunit;
 global using FsCheck;
 global using FsCheck.Fluent;
 global using FsCheck.Xunit;
+global using Xunit;
