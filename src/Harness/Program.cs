@@ -1,3 +1,6 @@
+using System.Text;
+using Tdp.Harness.Cli;
+
 namespace Tdp.Harness;
 
 /// <summary>The entry point of the command <c>tdpmmu</c>.</summary>
@@ -5,7 +8,12 @@ internal static class Program
 {
     private static int Main(string[] args)
     {
-        Console.Error.WriteLine($"tdpmmu: {args.Length}");
-        return 2;
+        Console.OutputEncoding = new UTF8Encoding(encoderShouldEmitUTF8Identifier: false);
+        using Interruption interruption = new();
+        return CommandLine.Execute(
+            args,
+            parsed => throw new EnvironmentException("not yet"),
+            Console.Out,
+            Console.Error);
     }
 }

@@ -1,0 +1,135 @@
+using System.CommandLine;
+using System.Globalization;
+using System.IO;
+
+namespace Tdp.Harness.Cli;
+
+/// <summary>The verbs of the command: their options, and how these become settings.</summary>
+internal static class Verbs
+{
+    private const int MaxVcpus = 32;
+    private const ulong LeastMemory = 4UL << 20;
+    private const ulong MostMemory = 64UL << 30;
+    private const ulong DefaultMemory = 64UL << 20;
+
+    /// <summary>Boots a guest program and reports what happened.</summary>
+    public static Command Run(Func<RunSettings, int> act)
+    {
+        Argument<string> guest = Guest();
+        Option<int> vcpus = Vcpus(1);
+        Option<ulong?> memory = Memory();
+        Option<bool> vm = Flags.Switch("--vm", "Run in an ordinary VM instead of a TD.");
+        Option<string?> accept = Accept();
+        Option<ulong> seed = Seed();
+        Option<bool> json = Json("Write the report to stdout as JSON; the guest's console goes to stderr.");
+        Option<string?> trace = Flags.Path("--trace", "Write every exit, fault and SEAMCALL to FILE, one per line.");
+        Command command = new("run", "Boot a guest program in a TD (or an ordinary VM), show its console, and report faults, accepted pages, conversions and SEAMCALLs.")
+        {
+            guest, vcpus, memory, vm, accept, seed, json, trace,
+        };
+        command.SetAction(p => act(new RunSettings(
+            Existing(p.GetRequiredValue(guest)), p.GetValue(vcpus), p.GetValue(memory) ?? DefaultMemory, p.GetValue(vm), p.GetValue(accept) is "eager", p.GetValue(seed), p.GetValue(json), p.GetValue(trace))));
+        return command;
+    }
+
+    /// <summary>Runs generated programs on real threads and checks the invariants.</summary>
+    public static Command Stress(Func<StressSettings, int> act)
+    {
+        Option<TimeSpan?> duration = Flags.Duration("--duration", "How long to run, such as 30s, 5m, 1h. 10s if neither this nor --iterations is given.");
+        Option<long?> iterations = Flags.Count("--iterations", "How many operations to run, over all threads.");
+        Option<int> vcpus = Vcpus(2);
+        Option<ulong> seed = Seed();
+        Option<bool> json = Json("Write the report to stdout as JSON.");
+        Command command = new("stress", "Run generated fault, zap, conversion, notifier and slot programs on real threads and check the invariants.")
+        {
+            duration, iterations, vcpus, seed, json,
+        };
+        command.Validators.Add(result =>
+        {
+            if (result.GetResult(duration) is { Implicit: false } && result.GetResult(iterations) is { Implicit: false })
+            {
+                result.AddError("--duration and --iterations: allowed is one of them");
+            }
+        });
+        command.SetAction(p =>
+        {
+            long? count = p.GetValue(iterations);
+            TimeSpan? time = p.GetValue(duration);
+            return act(new StressSettings(count is null ? time ?? TimeSpan.FromSeconds(10) : time, count, p.GetValue(vcpus), p.GetValue(seed), p.GetValue(json)));
+        });
+        return command;
+    }
+
+    /// <summary>Measures.</summary>
+    public static Command Bench(Func<BenchSettings, int> act)
+    {
+        Option<int> pages = Flags.Number("--pages", "Pages that each thread faults in.", 512, 1 << 24, 1 << 17);
+        Option<int> threads = Flags.Number("--threads", "Faulting threads. 1 and then 2 if not given.", 1, MaxVcpus, 0);
+        Option<string?> root = Flags.Choice("--root", "Which tree takes the faults: the direct one (shared memory, ordinary VMs) or the mirror with its Secure EPT. Both if not given.", "direct", "mirror");
+        Option<string?> order = Flags.Choice("--order", "The order of the pages: seq (each thread its own range), random, or overlap (all threads the same range). seq if not given.", "seq", "random", "overlap");
+        Option<bool> json = Json("Write the rows to stdout as JSON.");
+        Command faultIn = new("fault-in", "Fault pages in and compare with the floor: the tightest walk and compare-exchange over the same memory in the same order.")
+        {
+            pages, threads, root, order, json,
+        };
+        faultIn.SetAction(p => act(new BenchSettings(
+            p.GetValue(pages), p.GetValue(threads) is var n and not 0 ? n : null, p.GetValue(root), p.GetValue(order) ?? "seq", p.GetValue(json))));
+        return new Command("bench", "Measure the page-table code.") { faultIn };
+    }
+
+    /// <summary>Shows the three trees of a TD.</summary>
+    public static Command Inspect(Func<InspectSettings, int> act)
+    {
+        Argument<string> guest = Guest();
+        Option<string?> at = Flags.Text("--at", "exit:N|gpa:0x...", "Where to stop: before the host handles the N-th exit of vCPU 0, or at the first fault on the page with this address.", "exit:N with N above 0, or gpa:0x...", s => Place(s, out _, out _));
+        Option<int> vcpus = Vcpus(1);
+        Option<ulong?> memory = Memory();
+        Option<string?> accept = Accept();
+        Option<ulong> seed = Seed();
+        Command command = new("inspect", "Run a guest program in a TD up to a point and show its three trees side by side: the shared EPT, the mirror, and the Secure EPT.")
+        {
+            guest, at, vcpus, memory, accept, seed,
+        };
+        command.SetAction(p =>
+        {
+            if (!Place(p.GetValue(at) ?? string.Empty, out long? exit, out ulong? gpa))
+            {
+                throw new UsageException("--at is missing: allowed is exit:N with N above 0, or gpa:0x...");
+            }
+
+            return act(new InspectSettings(Existing(p.GetRequiredValue(guest)), exit, gpa, p.GetValue(vcpus), p.GetValue(memory) ?? DefaultMemory, p.GetValue(accept) is "eager", p.GetValue(seed)));
+        });
+        return command;
+    }
+
+    private static Argument<string> Guest() => new("GUEST.elf") { Description = "A static 64-bit x86 ELF program, such as those in samples/." };
+
+    private static Option<int> Vcpus(int otherwise) => Flags.Number("--vcpus", "How many vCPUs.", 1, MaxVcpus, otherwise);
+
+    private static Option<ulong?> Memory() => Flags.Size("--memory", "The guest's memory. 64M if not given.", LeastMemory, MostMemory);
+
+    private static Option<ulong> Seed() => Flags.Word("--seed", "The master seed, decimal or 0x.", 1);
+
+    private static Option<bool> Json(string description) => Flags.Switch("--json", description);
+
+    private static Option<string?> Accept() => Flags.Choice("--accept", "When the guest accepts its memory: all of it at boot, or each page at its first touch. lazy if not given.", "eager", "lazy");
+
+    private static string Existing(string path)
+        => File.Exists(path) ? path : throw new UsageException($"GUEST.elf {path}: {(Directory.Exists(path) ? "is a folder; allowed is a static 64-bit x86 ELF file" : "no such file")}");
+
+    private static bool Place(string text, out long? exit, out ulong? gpa)
+    {
+        exit = null;
+        gpa = null;
+        if (text.StartsWith("exit:", StringComparison.Ordinal) && long.TryParse(text.AsSpan(5), NumberStyles.None, CultureInfo.InvariantCulture, out long number) && number > 0)
+        {
+            exit = number;
+        }
+        else if (text.StartsWith("gpa:0x", StringComparison.OrdinalIgnoreCase) && Quantities.TryWord(text[4..], out ulong address))
+        {
+            gpa = address;
+        }
+
+        return exit is not null || gpa is not null;
+    }
+}
