@@ -46,3 +46,30 @@ public static class Mark
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void Hooked(Actor? actor, string name) => Hook.Happened(new PendingEvent(EventKind.Mark, default, name, actor), false);
 }
+
+/// <summary>Accesses to things that are larger than a word: the content of a frame (decisions section 6, "Derived").</summary>
+public static class Touch
+{
+    /// <summary>The object is read as a whole: a guest access through a TLB hit. One event under the hook, nothing otherwise.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Read(ObjectId id, [CallerMemberName] string site = "")
+    {
+        if (Explore.On)
+            Hooked(EventKind.Read, id, site);
+    }
+
+    /// <summary>The object is written as a whole: removal, free or conversion of a frame. One event under the hook, nothing otherwise.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Write(ObjectId id, [CallerMemberName] string site = "")
+    {
+        if (Explore.On)
+            Hooked(EventKind.Write, id, site);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Hooked(EventKind kind, ObjectId id, string site)
+    {
+        PendingEvent pending = Hook.Announce(kind, id, site);
+        Hook.Happened(pending, kind == EventKind.Write);
+    }
+}

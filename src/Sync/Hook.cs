@@ -99,9 +99,10 @@ public static class Hook
         return id.DefaultName();
     }
 
-    internal static ObjectId Resolve(ref ulong word)
+    internal static ObjectId Resolve(ref ulong word) => Resolve(AddressOf(ref word));
+
+    internal static ObjectId Resolve(nuint address)
     {
-        nuint address = AddressOf(ref word);
         lock (s_gate)
         {
             foreach (IWordResolver resolver in s_resolvers)
