@@ -17,11 +17,11 @@ internal static class Flags
         => Make(name, "N", description, string.Create(CultureInfo.InvariantCulture, $"a number from {lowest} to {highest}"), otherwise, (string text, out int value) =>
             int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out value) && value >= lowest && value <= highest);
 
-    /// <summary>A size in bytes in a range, a multiple of 4K.</summary>
+    /// <summary>A size in bytes in a range, a multiple of 2M.</summary>
     public static Option<ulong?> Size(string name, string description, ulong lowest, ulong highest)
-        => Make(name, "SIZE", description, $"a size from {Quantities.Size(lowest)} to {Quantities.Size(highest)} in steps of 4K, such as 64M", default(ulong?), (string text, out ulong? value) =>
+        => Make(name, "SIZE", description, $"a size from {Quantities.Size(lowest)} to {Quantities.Size(highest)} in steps of 2M, such as 64M", default(ulong?), (string text, out ulong? value) =>
         {
-            bool read = Quantities.TrySize(text, out ulong bytes) && bytes >= lowest && bytes <= highest && bytes % 4096 == 0;
+            bool read = Quantities.TrySize(text, out ulong bytes) && bytes >= lowest && bytes <= highest && bytes % (2UL << 20) == 0;
             value = bytes;
             return read;
         });

@@ -9,7 +9,7 @@ internal static class Verbs
 {
     private const int MaxVcpus = 32;
     private const ulong LeastMemory = 4UL << 20;
-    private const ulong MostMemory = 64UL << 30;
+    private const ulong MostMemory = 3UL << 30;
     private const ulong DefaultMemory = 64UL << 20;
 
     /// <summary>Boots a guest program and reports what happened.</summary>

@@ -93,38 +93,7 @@ public static class Catalogue
     /// <summary>The rule with this number.</summary>
     /// <exception cref="KeyNotFoundException">No such rule is checked here.</exception>
     public static Invariant Get(string id) => ById[id];
-}
 
-/// <summary>A rule that did not hold.</summary>
-/// <param name="Rule">The rule.</param>
-/// <param name="Detail">Where and how: entries, frame numbers, states.</param>
-public sealed record Violation(Invariant Rule, string Detail)
-{
-    /// <inheritdoc/>
-    public override string ToString() => $"{Rule.Id}: {Rule.Sentence} {Detail}";
-}
-
-/// <summary>Collects violations. The first few are kept whole, the rest only counted: one fault usually breaks many rules at once.</summary>
-public sealed class ViolationList
-{
-    private const int Kept = 64;
-    private readonly List<Violation> _violations = [];
-
-    /// <summary>How many were reported.</summary>
-    public int Count { get; private set; }
-
-    /// <summary>The first of them, in the order of reporting.</summary>
-    public IReadOnlyList<Violation> Violations => _violations;
-
-    /// <summary>Reports one.</summary>
-    /// <param name="id">The rule's number.</param>
-    /// <param name="detail">Where and how.</param>
-    public void Add(string id, string detail)
-    {
-        Count++;
-        if (_violations.Count < Kept)
-        {
-            _violations.Add(new Violation(Catalogue.Get(id), detail));
-        }
-    }
+    /// <summary>The sentence of a rule, or an empty text for a number that is not checked here.</summary>
+    public static string SentenceOf(string id) => ById.TryGetValue(id, out Invariant? invariant) ? invariant.Sentence : string.Empty;
 }
