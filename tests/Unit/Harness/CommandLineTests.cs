@@ -1,5 +1,4 @@
 using System.IO;
-using System.Linq;
 using Tdp.Harness.Cli;
 
 namespace Tdp.Tests.Unit.Harness;

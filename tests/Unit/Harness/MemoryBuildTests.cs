@@ -1,5 +1,4 @@
 using System.IO;
-using System.Linq;
 using Tdp.Harness.Patching;
 using Tdp.Tests.Unit.Architecture;
 

@@ -1,4 +1,3 @@
-using System.Linq;
 using Tdp.Harness.Scenarios;
 
 namespace Tdp.Tests.Unit.Harness;
