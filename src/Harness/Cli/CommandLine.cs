@@ -29,8 +29,8 @@ internal static class CommandLine
         ["run"] =
         [
             "tdpmmu run samples/hello.elf",
-            "tdpmmu run samples/work.elf --vcpus 4 --memory 128M --accept eager",
-            "tdpmmu run samples/work.elf --vm",
+            "tdpmmu run samples/workload.elf --vcpus 4 --memory 128M --accept eager",
+            "tdpmmu run samples/workload.elf --vm",
             "tdpmmu run samples/hello.elf --json --trace exits.txt",
         ],
         ["stress"] =
