@@ -1,0 +1,2 @@
+// The hook is one per process: tests that install something run one after the other.
+[assembly: CollectionBehavior(DisableTestParallelization = true)]
