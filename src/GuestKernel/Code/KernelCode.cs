@@ -16,6 +16,7 @@ namespace Tdp.Kernel;
 internal sealed class KernelCode
 {
     private readonly Dictionary<string, Label> _labels = new(StringComparer.Ordinal);
+    private readonly Dictionary<ulong, Label> _positions = [];
     private readonly List<string> _placed = [];
     private readonly List<(Label Label, byte[] Bytes)> _texts = [];
     private readonly List<(Label At, Label Target)> _fixups = [];
@@ -38,13 +39,18 @@ internal sealed class KernelCode
     public void Begin(string name)
     {
         Label label = this[name];
-        A.Label(ref label);
-        _labels[name] = label;
+        Place(label);
         _placed.Add(name);
     }
 
-    /// <summary>Places a local label.</summary>
-    public void Place(Label label) => A.Label(ref label);
+    /// <summary>Places a local label. Several may stand at one place: each gets an empty instruction of its own.</summary>
+    public void Place(Label label)
+    {
+        A.Label(ref label);
+        A.zero_bytes();
+        // A Label is a value; this copy knows its place in the stream.
+        _positions.Add(label.Id, label);
+    }
 
     /// <summary>A label that is local to an emitter.</summary>
     public Label Local() => A.CreateLabel();
@@ -61,7 +67,7 @@ internal sealed class KernelCode
     public void Fixup(Label target)
     {
         Label at = A.CreateLabel();
-        A.Label(ref at);
+        Place(at);
         _fixups.Add((at, target));
     }
 
@@ -102,17 +108,23 @@ internal sealed class KernelCode
 
         var symbols = new List<GuestSymbol>(_placed.Count);
         foreach (string name in _placed)
-            symbols.Add(new GuestSymbol(name, result.GetLabelRIP(_labels[name]), 0));
+            symbols.Add(new GuestSymbol(name, AddressOf(_labels[name]), 0));
         for (int i = 0; i < _trapStubs.Length; i++)
-            Patch("trap_stub_table", i * 8, result.GetLabelRIP(_trapStubs[i]));
+            Patch("trap_stub_table", i * 8, AddressOf(_trapStubs[i]));
         for (int i = 0; i < _fixups.Count; i++)
         {
-            Patch("fixup_table", i * 16, result.GetLabelRIP(_fixups[i].At));
-            Patch("fixup_table", (i * 16) + 8, result.GetLabelRIP(_fixups[i].Target));
+            Patch("fixup_table", i * 16, AddressOf(_fixups[i].At));
+            Patch("fixup_table", (i * 16) + 8, AddressOf(_fixups[i].Target));
         }
         return new KernelProgram(text, symbols, _fixups.Count);
 
+        ulong AddressOf(Label label)
+        {
+            Label placed = _positions[label.Id];
+            return result.GetLabelRIP(placed);
+        }
+
         void Patch(string table, int offset, ulong value) =>
-            BitConverter.TryWriteBytes(text.AsSpan((int)(result.GetLabelRIP(_labels[table]) - GuestAbi.Kernel) + offset), value);
+            BitConverter.TryWriteBytes(text.AsSpan((int)(AddressOf(_labels[table]) - GuestAbi.Kernel) + offset), value);
     }
 }

@@ -40,7 +40,7 @@ internal static class TrapCode
         {
             int vector = i switch { StubOther => OtherVector, StubService => GuestAbi.ServiceVector, _ => i };
             stubs[i] = k.Local();
-            a.Label(ref stubs[i]);
+            k.Place(stubs[i]);
             if (i >= Exceptions || (PushesErrorCode & (1u << i)) == 0)
                 a.push(0);
             a.push(vector);
