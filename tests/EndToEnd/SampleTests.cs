@@ -27,7 +27,11 @@ public sealed class SampleTests
         ToolResult result = await Tool.RunAsync(args);
         Assert.True(result.ExitCode == 0, result.Error);
         using JsonDocument report = JsonDocument.Parse(result.Output);
-        Assert.Equal(await File.ReadAllTextAsync(Tool.Sample(name + ".expected.txt")), report.RootElement.GetProperty("console").GetString());
+        // A sample may print lines that only a trust domain can print; then it has a second text.
+        string expected = Tool.Sample(name + ".td.expected.txt");
+        if (ordinaryVm || !File.Exists(expected))
+            expected = Tool.Sample(name + ".expected.txt");
+        Assert.Equal(await File.ReadAllTextAsync(expected), report.RootElement.GetProperty("console").GetString());
     }
 
     [Fact]
