@@ -1,0 +1,97 @@
+namespace Tdp.Mmu;
+
+/// <summary>
+/// The MMU of one vCPU: its loaded roots and the caches that are filled before a lock is taken and consumed under it (tdp-mmu 1.4, 1.8). Used by one actor at
+/// a time.
+/// </summary>
+public sealed class MmuVcpu
+{
+    /// <summary>Objects per cache (KVM: KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE).</summary>
+    public const int CacheCapacity = 40;
+
+    /// <summary>What one fault can consume: a table for each level.</summary>
+    internal const int NeededPerFault = 5;
+
+    private readonly uint[] _tables = new uint[CacheCapacity];
+    private readonly Hpa[] _external = new Hpa[CacheCapacity];
+    private int _tableCount;
+    private int _externalCount;
+
+    /// <summary>Makes the MMU of vCPU <paramref name="id"/>; roots come with <see cref="TdpMmu.ReloadRoots"/>.</summary>
+    public MmuVcpu(TdpMmu mmu, Actor actor, int id)
+    {
+        Mmu = mmu;
+        Actor = actor;
+        Id = id;
+    }
+
+    /// <summary>The VM's MMU.</summary>
+    public TdpMmu Mmu { get; }
+
+    /// <summary>Who runs the vCPU now.</summary>
+    public Actor Actor { get; set; }
+
+    /// <summary>Number of the vCPU.</summary>
+    public int Id { get; }
+
+    /// <summary>SMM: the second address space. Roots must be reloaded after a change. Always false in a TD.</summary>
+    public bool IsSmm { get; set; }
+
+    /// <summary>Nested guest. Roots must be reloaded after a change. Always false in a TD.</summary>
+    public bool IsGuestMode { get; set; }
+
+    /// <summary>The direct root, or null: then the roots must be (re)loaded.</summary>
+    public Root? DirectRoot { get; internal set; }
+
+    /// <summary>The mirror root, or null. Never null while <see cref="DirectRoot"/> is not, in a TD (I42).</summary>
+    public Root? MirrorRoot { get; internal set; }
+
+    /// <summary>Filled by the backing together with <see cref="FaultResult.BadAddress"/>; what the memory-fault exit reports.</summary>
+    public MemoryFaultInfo MemoryFault { get; set; }
+
+    /// <summary>Tables in the cache.</summary>
+    internal int TableCount => _tableCount;
+
+    /// <summary>Frame number + 1 of the last MMIO access and the generation it was valid in.</summary>
+    internal ulong MmioGfnPlusOne { get; set; }
+
+    /// <summary>See <see cref="MmioGfnPlusOne"/>.</summary>
+    internal ulong MmioGeneration { get; set; }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool TopUp() =>
+        (_tableCount >= NeededPerFault && (_externalCount >= NeededPerFault || !Mmu.Options.HasMirror)) || Refill();
+
+    internal uint TakeTable()
+    {
+        if (_tableCount == 0)
+            throw new HostBugException("a table was taken that the cache was not topped up for");
+        return _tables[--_tableCount];
+    }
+
+    internal Hpa TakeExternal()
+    {
+        if (_externalCount == 0)
+            throw new HostBugException("an external page was taken that the cache was not topped up for");
+        return _external[--_externalCount];
+    }
+
+    /// <summary>Empties the caches; when the vCPU ends.</summary>
+    internal void Drain()
+    {
+        while (_tableCount > 0)
+            Mmu.Tables.Give(_tables[--_tableCount]);
+        while (_externalCount > 0)
+            Mmu.Machine.Frames.Return(_external[--_externalCount], FrameUse.Kernel);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool Refill()
+    {
+        if (_tableCount < NeededPerFault)
+            _tableCount += Mmu.Tables.TakeMany(Actor, _tables.AsSpan(_tableCount));
+        if (Mmu.Options.HasMirror && _externalCount < NeededPerFault)
+            _externalCount += Mmu.Machine.Frames.TakeMany(Actor, FrameUse.Kernel, _external.AsSpan(_externalCount));
+        return _tableCount >= NeededPerFault && (_externalCount >= NeededPerFault || !Mmu.Options.HasMirror);
+    }
+}

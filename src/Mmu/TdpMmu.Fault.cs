@@ -1,0 +1,438 @@
+namespace Tdp.Mmu;
+
+/// <content>The fault path, in the exact order of tdp-mmu 5.</content>
+public sealed partial class TdpMmu
+{
+    /// <summary>
+    /// Handles one EPT violation or MMIO misconfiguration of a vCPU (KVM: kvm_mmu_page_fault; tdp-mmu 5.2). No lock may be held; takes mmu_lock read.
+    /// </summary>
+    /// <param name="vcpu">The vCPU; its roots must be loaded.</param>
+    /// <param name="addr">Faulting address, with the alias bit.</param>
+    /// <param name="errorCode">See <see cref="PfErr"/>. A TD's private access carries <see cref="PfErr.PrivateAccess"/> and write.</param>
+    /// <returns>
+    /// Retry, Emulate, WriteProtected, Fixed, Spurious, or a negative errno for user space; with <see cref="FaultResult.BadAddress"/> the vCPU's
+    /// <see cref="MmuVcpu.MemoryFault"/> says what the exit reports.
+    /// </returns>
+    public FaultResult HandleFault(MmuVcpu vcpu, Gpa addr, ulong errorCode)
+    {
+        if (vcpu.DirectRoot is null)
+            return NoRoot();
+        if ((errorCode & PfErr.Rsvd) != 0)
+        {
+            FaultResult found = HandleMisconfiguration(vcpu, addr, errorCode);
+            if (found != FaultResult.Invalid)
+                return found;
+        }
+
+        Statistics.Add(vcpu.Actor, MmuCounter.PfTaken);
+        FaultResult result = Fault(vcpu, addr, errorCode, prefetch: false, out _);
+        if (result == FaultResult.Fixed)
+        {
+            Statistics.Add(vcpu.Actor, MmuCounter.PfFixed);
+            return result;
+        }
+
+        return Finish(vcpu, addr, errorCode, result);
+    }
+
+    /// <summary>
+    /// One prefetching fault (KVM_PRE_FAULT_MEMORY; tdp-mmu 5.9): like an access that never happened, so Accessed stays clear. The caller loops while the
+    /// answer is Retry. No lock may be held.
+    /// </summary>
+    /// <param name="vcpu">The vCPU; its roots must be loaded.</param>
+    /// <param name="addr">Address, with the alias bit.</param>
+    /// <param name="errorCode">See <see cref="PfErr"/>.</param>
+    /// <param name="level">Level of the mapping: progress goes to its end.</param>
+    public FaultResult Prefetch(MmuVcpu vcpu, Gpa addr, ulong errorCode, out Level level)
+    {
+        if (vcpu.DirectRoot is null)
+        {
+            level = Level.K4;
+            return NoRoot();
+        }
+
+        return Fault(vcpu, addr, errorCode, prefetch: true, out level);
+    }
+
+    /// <summary>
+    /// Maps a given page at 4K in the mirror, for the initial image (KVM: kvm_tdp_mmu_map_private_pfn; tdp-mmu 5.10). slots_lock is the caller's; takes
+    /// mmu_lock read. Loops while the answer is Retry.
+    /// </summary>
+    /// <returns>Fixed, or an errno: -EIO when the page was mapped already or the VM is dead, -ENOMEM.</returns>
+    public FaultResult MapPrivatePfn(MmuVcpu vcpu, MmuSlot slot, Gfn gfn, ulong pfn)
+    {
+        if (!_hasMirror)
+        {
+            Warn("a private page was given to a VM without mirror");
+            return FaultResult.IoError;
+        }
+
+        if (!ReloadRoots(vcpu) || !vcpu.TopUp())
+            return FaultResult.NoMemory;
+        var spin = default(Spin);
+        while (true)
+        {
+            if (Death.IsDead)
+                return FaultResult.IoError;
+            var fault = new Fault
+            {
+                Vcpu = vcpu,
+                Addr = gfn.Gpa,
+                ErrorCode = PfErr.GuestFinal | PfErr.PrivateAccess,
+                Gfn = gfn,
+                IsPrivate = true,
+                Prefetch = true,
+                MapWritable = true,
+                MaxLevel = Level.K4,
+                ReqLevel = Level.K4,
+                GoalLevel = Level.K4,
+                Pfn = pfn,
+                Slot = slot,
+            };
+            MmuLock.EnterRead(vcpu.Actor);
+            fault.Seq = Invalidation.Snapshot();
+            FaultResult result = Invalidation.MustRetry(fault.Seq, gfn) ? FaultResult.Retry : Map(ref fault, vcpu.MirrorRoot!);
+            MmuLock.ExitRead(vcpu.Actor);
+            if (result == FaultResult.Fixed)
+                return result;
+            if (result != FaultResult.Retry)
+                return FaultResult.IoError;
+            spin.Once(vcpu.Actor, ObjectId.Lock("mmu_lock", Options.VmNumber));
+            if (!vcpu.TopUp())
+                return FaultResult.NoMemory;
+        }
+    }
+
+    // KVM: kvm_tdp_mmu_page_fault and what wraps it, tdp-mmu 5.3.
+    private FaultResult Fault(MmuVcpu vcpu, Gpa addr, ulong errorCode, bool prefetch, out Level level)
+    {
+        var fault = new Fault
+        {
+            Vcpu = vcpu,
+            Addr = addr,
+            ErrorCode = errorCode,
+            Gfn = Options.AliasBit.Strip(addr),
+            Exec = (errorCode & PfErr.Fetch) != 0,
+            Write = (errorCode & PfErr.Write) != 0,
+            Present = (errorCode & PfErr.Present) != 0,
+            Rsvd = (errorCode & PfErr.Rsvd) != 0,
+            IsPrivate = (errorCode & PfErr.PrivateAccess) != 0,
+            Prefetch = prefetch,
+            MaxLevel = Level.G1,
+            ReqLevel = Level.K4,
+            GoalLevel = Level.K4,
+        };
+        level = Level.K4;
+
+        // Only a fault on an entry that grants something (or on one that gave its rights up for access tracking) can be tracked or fast.
+        if (fault.Present || !_adEnabled)
+        {
+            FaultResult without = TrackedOrFast(ref fault);
+            if (without != FaultResult.Invalid)
+                return without;
+        }
+
+        if (!vcpu.TopUp())
+            return FaultResult.NoMemory;
+
+        // The snapshot comes first: whatever the backing answers is at least as new (I54).
+        fault.Seq = Invalidation.Snapshot();
+        FaultResult result = _backing.Resolve(ref fault);
+        if (result != FaultResult.Continue)
+            return result;
+
+        MmuLock.EnterRead(vcpu.Actor);
+        Root root = (addr.Value >> 12 & _aliasGfnMask) == _aliasGfnMask ? vcpu.DirectRoot! : vcpu.MirrorRoot!;
+        if (IsStale(ref fault))
+            result = FaultResult.Retry;
+        else
+            result = Map(ref fault, root);
+        MmuLock.ExitRead(vcpu.Actor);
+        level = fault.GoalLevel;
+        return result;
+    }
+
+    // Only the direct root is examined, for a private fault too: a mirror root is never invalidated while vCPUs can run (I41).
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool IsStale(ref Fault fault) =>
+        fault.Vcpu.DirectRoot!.IsInvalid || (fault.Slot is not null && Invalidation.MustRetry(fault.Seq, fault.Gfn));
+
+    // KVM: kvm_tdp_mmu_map, tdp-mmu 5.6. mmu_lock read.
+    private FaultResult Map(ref Fault fault, Root root)
+    {
+        Actor actor = fault.Vcpu.Actor;
+        MmuLock.AssertRead(actor);
+        AdjustLevel(ref fault);
+        ulong gfn = fault.Gfn.Value;
+        Rcu.ReadEnter(actor);
+        FaultResult result = FaultResult.Retry;
+        var it = new TdpIterator(_memory, root, 1, gfn, root.RawBits);
+        while (it.Valid && it.Gfn <= gfn)
+        {
+            if (Options.NxHugePages)
+                LowerGoalAtDisallowedTable(ref fault, ref it);
+            if (it.LevelNumber == fault.GoalLevel.Value)
+            {
+                result = it.Old.IsFrozen ? FaultResult.Retry : MapAtGoal(ref fault, root, ref it);
+                break;
+            }
+
+            // Almost always: a table of the path that exists already.
+            if ((it.Old.Value & (Spte.PresentBit | Spte.LargeBit)) != Spte.PresentBit && !InstallTable(ref fault, root, ref it))
+                break;
+            it.Next();
+        }
+
+        Rcu.ReadExit(actor);
+        return result;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private FaultResult MapAtGoal(ref Fault fault, Root root, scoped ref TdpIterator it)
+    {
+        Spte old = it.Old;
+        if (Checks.On && old.Value == Spte.PoisonValue)
+            return MetFreedTable(it);
+        if (old.IsPresent && (fault.Prefetch || Allows(fault, old)) && old.IsLast(it.Level))
+            return SpuriousAt(ref fault, old);
+        Spte @new;
+        bool writeProtected = false;
+        if (fault.Slot is { } slot)
+        {
+            TableRole role = new((root.PeekRole().Value & ~(TableRole.Invalid | 15)) | (uint)it.LevelNumber);
+            bool tracked = fault.MapWritable && slot.IsWriteTracked(new Gfn(it.Gfn));
+            @new = Format.Leaf(
+                role,
+                role.IsGuestMode && Options.DirtyLogSize != 0,
+                fault.Pfn,
+                fault.IsDevice ? 0 : Format.WriteBackType,
+                fault.MapWritable,
+                tracked,
+                fault.Prefetch);
+            if (slot.IsDirtyLogged || tracked)
+                writeProtected = RecordNewLeaf(ref fault, slot, @new, tracked, it.Level);
+        }
+        else
+        {
+            @new = Format.Mmio(new Gfn(it.Gfn), fault.SlotGeneration);
+        }
+
+        FaultResult result = FaultResult.Fixed;
+        if (@new == old)
+            result = FaultResult.Spurious;
+        else if (SetAtomic(fault.Vcpu.Actor, root, ref it, @new) != ExternalResult.Ok)
+            return FaultResult.Retry;
+        if (old.IsPresent || writeProtected || fault.Slot is null)
+            return AfterUnusualMap(ref fault, old, @new, writeProtected, result, it.Gfn, it.Level);
+        return result;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool Allows(in Fault fault, Spte spte) =>
+        fault.Exec ? spte.IsExecutable : fault.Write ? spte.IsWritable : (spte.Value & Spte.Readable) != 0;
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult SpuriousAt(ref Fault fault, Spte old)
+    {
+        if (old.Pfn != fault.Pfn)
+            Warn($"gfn {fault.Gfn}: a fault for page 0x{fault.Pfn:x} found a leaf of page 0x{old.Pfn:x}");
+        return FaultResult.Spurious;
+    }
+
+    // The page cannot be made writable because its writes are tracked, or it can and the dirty log must know now. Dirty logging keeps leaves at 4K.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool RecordNewLeaf(ref Fault fault, MmuSlot slot, Spte leaf, bool tracked, Level level)
+    {
+        if (slot.IsDirtyLogged && leaf.IsWritable)
+        {
+            if (level > Level.K4)
+                Warn($"gfn {fault.Gfn}: a huge leaf in a dirty-logged slot");
+            _backing.MarkDirty(fault.Vcpu.Actor, slot, fault.Gfn);
+        }
+
+        return tracked;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult AfterUnusualMap(ref Fault fault, Spte old, Spte @new, bool writeProtected, FaultResult result, ulong gfn, Level level)
+    {
+        if (result == FaultResult.Fixed && old.IsPresent)
+        {
+            bool wasTable = !old.IsLast(level);
+            bool lostMmuWritable = !wasTable && old.IsMmuWritable && !@new.IsMmuWritable;
+            if (lostMmuWritable)
+                Warn($"gfn 0x{gfn:x}: a fault took MMU-writable from {old}");
+            if (wasTable || lostMmuWritable)
+                FlushRemoteTlbs(fault.Vcpu.Actor, GfnRange.Of(new Gfn(gfn), level.Pages));
+        }
+
+        if (writeProtected && fault.Write)
+            result = FaultResult.WriteProtected;
+        if (fault.Slot is not null)
+            return result;
+        Statistics.Add(fault.Vcpu.Actor, MmuCounter.MmioCreated);
+        fault.Vcpu.MmioGfnPlusOne = fault.Gfn.Value + 1;
+        fault.Vcpu.MmioGeneration = fault.SlotGeneration;
+        return FaultResult.Emulate;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult MetFreedTable(in TdpIterator it)
+    {
+        Machine.Findings.Add("I45", $"a fault at gfn 0x{it.Gfn:x} walked into a freed table in frame {it.Table}");
+        return FaultResult.Retry;
+    }
+
+    // False: retry. A frozen entry on the way is somebody else's: nothing is allocated, nothing changed (I52).
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool InstallTable(ref Fault fault, Root root, scoped ref TdpIterator it)
+    {
+        if (it.Old.IsFrozen)
+            return false;
+        if (Checks.On && it.Old.Value == Spte.PoisonValue)
+        {
+            MetFreedTable(it);
+            return false;
+        }
+
+        MmuVcpu vcpu = fault.Vcpu;
+        uint index = vcpu.TakeTable();
+        InitChild(index, root, it);
+        ref TableRecord record = ref Tables.Record(index);
+        if (root.IsMirror)
+            record.External = vcpu.TakeExternal().Value;
+        if (fault.HugePageDisallowed)
+            record.Flags |= TableRecord.NxDisallowed;
+        ExternalResult result;
+        if (it.Old.IsPresent)
+        {
+            if (root.IsMirror)
+                Bug(vcpu.Actor, $"gfn 0x{it.Gfn:x}: a leaf above 4K in a mirror is to be split");
+            result = SplitHuge(vcpu.Actor, root, ref it, index, shared: true);
+        }
+        else
+        {
+            result = LinkTable(vcpu.Actor, root, ref it, index);
+        }
+
+        if (result != ExternalResult.Ok)
+        {
+            FreeUnlinked(index);
+            return false;
+        }
+
+        if (fault.HugePageDisallowed && fault.ReqLevel.Value >= it.LevelNumber)
+        {
+            _pagesLock.Enter(vcpu.Actor);
+
+            // Somebody may have removed the table since it was linked, and cleared the flag.
+            if ((record.Flags & TableRecord.NxDisallowed) != 0)
+                AddToNxList(index);
+            _pagesLock.Exit(vcpu.Actor);
+        }
+
+        return true;
+    }
+
+    private void InitChild(uint index, Root root, in TdpIterator it)
+    {
+        ref TableRecord record = ref Tables.Record(index);
+        record.Parent = it.EntryAddress;
+        record.Gfn = it.Gfn;
+        record.Role = (root.PeekRole().Value & ~(TableRole.Invalid | 15)) | (uint)(it.LevelNumber - 1);
+        record.External = 0;
+        record.Flags = 0;
+    }
+
+    private ExternalResult LinkTable(Actor actor, Root root, scoped ref TdpIterator it, uint index)
+    {
+        Spte entry = Format.Table(new Hpa(Tables.Record(index).Frame), !_adEnabled);
+        ExternalResult result = SetAtomic(actor, root, ref it, entry);
+        if (result == ExternalResult.Ok)
+            Statistics.Add(actor, MmuCounter.Tables);
+        return result;
+    }
+
+    // It was never reachable: no grace period (tdp-mmu 4.7 step 7).
+    private void FreeUnlinked(uint index)
+    {
+        ref TableRecord record = ref Tables.Record(index);
+        if (record.External != 0)
+            Machine.Frames.Return(new Hpa(record.External), FrameUse.Kernel);
+        Tables.Give(index);
+    }
+
+    // KVM: kvm_mmu_hugepage_adjust, tdp-mmu 5.7. mmu_lock read: the host's mapping cannot change under a passed staleness check.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void AdjustLevel(ref Fault fault)
+    {
+        fault.HugePageDisallowed = fault.Exec && Options.NxHugePages;
+        if (fault.MaxLevel.Value != 1 && fault.Slot is { IsDirtyLogged: false } slot)
+            RaiseLevel(ref fault, slot);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void RaiseLevel(ref Fault fault, MmuSlot slot)
+    {
+        Level level = slot.LargestAllowed(fault.Gfn, fault.MaxLevel);
+        if (level > Level.K4 && !fault.IsPrivate)
+        {
+            Level host = _backing.MaxHostLevel(slot, fault.Gfn);
+            level = host < level ? host : level;
+        }
+
+        fault.ReqLevel = level;
+        if (level == Level.K4 || fault.HugePageDisallowed)
+            return;
+        fault.GoalLevel = level;
+        ulong within = level.Pages - 1;
+        if (((fault.Gfn.Value ^ fault.Pfn) & within) != 0)
+            HostBug($"gfn {fault.Gfn} and page 0x{fault.Pfn:x} are not aligned alike for {level}");
+        fault.Pfn &= ~within;
+    }
+
+    // A table stands where a huge page is wanted, because an instruction fetch was refused one there: leave it and map below (tdp-mmu 5.7 step 5).
+    private void LowerGoalAtDisallowedTable(ref Fault fault, scoped ref TdpIterator it)
+    {
+        if (it.LevelNumber == 1 || it.LevelNumber != fault.GoalLevel.Value || it.Old.Kind(it.Level) != SpteKind.Table)
+            return;
+        if ((Tables.Record(Tables.IndexOf(it.Old.Address)).Flags & TableRecord.NxDisallowed) == 0)
+            return;
+        fault.Pfn |= fault.Gfn.Value & (it.Level.Pages - it.Level.Down.Pages);
+        fault.GoalLevel = fault.GoalLevel.Down;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult NoRoot()
+    {
+        Warn("a fault of a vCPU without a direct root");
+        return FaultResult.Retry;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult Finish(MmuVcpu vcpu, Gpa addr, ulong errorCode, FaultResult result)
+    {
+        bool isPrivate = (errorCode & PfErr.PrivateAccess) != 0;
+        switch (result)
+        {
+            case FaultResult.Invalid or FaultResult.Continue:
+                Bug(vcpu.Actor, $"a fault at {addr} ended as {result}");
+                return FaultResult.IoError;
+            case FaultResult.Emulate when isPrivate:
+                Warn($"emulation of a private access at {addr}");
+                vcpu.MemoryFault = new MemoryFaultInfo(Options.AliasBit.Strip(addr).Gpa, 4096, true);
+                return FaultResult.BadAddress;
+            case FaultResult.Emulate:
+                Statistics.Add(vcpu.Actor, MmuCounter.PfEmulate);
+                return result;
+            case FaultResult.Spurious:
+                Statistics.Add(vcpu.Actor, MmuCounter.PfSpurious);
+                return result;
+            case FaultResult.Retry:
+                Statistics.Add(vcpu.Actor, MmuCounter.PfRetry);
+                return result;
+            default:
+                return result;
+        }
+    }
+}

@@ -1,0 +1,297 @@
+namespace Tdp.Mmu;
+
+/// <content>Huge pages after the fact: splitting, recovery, and the NX list (tdp-mmu 6.8, 6.9).</content>
+public sealed partial class TdpMmu
+{
+    private uint _nxHead;
+    private uint _nxTail;
+
+    /// <summary>Tables that the NX workaround caused, oldest first. Under the pages lock, or at quiescence.</summary>
+    public IReadOnlyList<TablePage> NxList
+    {
+        get
+        {
+            var list = new List<TablePage>();
+            for (uint index = _nxHead; index != 0; index = Tables.Record(index).NxNext)
+                list.Add(new TablePage(Tables, index));
+            return list;
+        }
+    }
+
+    /// <summary>
+    /// Splits every leaf of the range above a level (KVM: kvm_tdp_mmu_try_split_huge_pages; row 17). mmu_lock held, read if <paramref name="shared"/>; it is given
+    /// up to allocate and to yield. No flush: old and new translations are equal.
+    /// </summary>
+    /// <param name="actor">Who splits.</param>
+    /// <param name="caches">Where tables come from; a vCPU's MMU or one made for the purpose.</param>
+    /// <param name="slot">The slot.</param>
+    /// <param name="range">The pages.</param>
+    /// <param name="target">Leaves above it are split.</param>
+    /// <param name="shared">mmu_lock is held for read.</param>
+    /// <returns>False: out of memory.</returns>
+    public bool TrySplitHuge(Actor actor, MmuVcpu caches, MmuSlot slot, GfnRange range, Level target, bool shared)
+    {
+        for (Root? root = NextRoot(actor, null, RootKinds.Valid, slot.AddressSpace); root is not null; root = NextRoot(actor, root, RootKinds.Valid, slot.AddressSpace))
+        {
+            if (SplitRoot(actor, caches, root, range, target, shared))
+                continue;
+            PutRoot(actor, root);
+            return false;
+        }
+
+        return true;
+    }
+
+    /// <summary>
+    /// Maps huge again what dirty logging had split, where nothing forbids it any more (KVM: kvm_tdp_mmu_recover_huge_pages; row 18). mmu_lock read; may yield.
+    /// Flushes the slot itself before it yields and at the end.
+    /// </summary>
+    public void RecoverHuge(Actor actor, MmuSlot slot)
+    {
+        MmuLock.AssertRead(actor);
+        if (slot.IsDirtyLogged)
+        {
+            Warn($"huge-page recovery of slot {slot.Id}, which is dirty-logged");
+            return;
+        }
+
+        for (Root? root = NextRoot(actor, null, RootKinds.Valid, slot.AddressSpace); root is not null; root = NextRoot(actor, root, RootKinds.Valid, slot.AddressSpace))
+            RecoverRoot(actor, root, slot);
+    }
+
+    /// <summary>
+    /// Zaps the oldest table that the NX workaround caused (KVM: one step of kvm_recover_nx_huge_pages; tdp-mmu 6.9). mmu_lock read. The caller flushes before
+    /// it leaves RCU; a table in a dirty-logged slot is only taken off the list.
+    /// </summary>
+    /// <param name="actor">Who recovers.</param>
+    /// <param name="isDirtyLogged">True when the page lies in a dirty-logged slot.</param>
+    /// <param name="table">The table.</param>
+    /// <returns>False: the list is empty.</returns>
+    public bool RecoverNxPage(Actor actor, Func<Gfn, bool> isDirtyLogged, out TablePage table)
+    {
+        MmuLock.AssertHeld(actor);
+        _pagesLock.Enter(actor);
+        uint index = _nxHead;
+        if (index != 0)
+            RemoveFromNxList(index);
+        _pagesLock.Exit(actor);
+        table = index == 0 ? TablePage.None : new TablePage(Tables, index);
+        if (index == 0)
+            return false;
+        if (!isDirtyLogged(table.Gfn))
+            ZapTable(actor, table);
+        return true;
+    }
+
+    private bool SplitRoot(Actor actor, MmuVcpu caches, Root root, GfnRange range, Level target, bool shared)
+    {
+        uint table = 0;
+        bool enough = true;
+        Rcu.ReadEnter(actor);
+        var it = new TdpIterator(_memory, root, target.Value + 1, range.Start.Value, root.RawBits);
+        for (; it.Valid && it.Gfn < range.End.Value; it.Next())
+        {
+        again:
+            if (YieldIfNeeded(actor, ref it, flush: false, shared))
+                continue;
+            if (!it.Old.IsPresent || (it.Old.Value & Spte.LargeBit) == 0)
+                continue;
+            if (table == 0)
+            {
+                if (caches.TableCount == 0)
+                {
+                    enough = Allocate(actor, caches, ref it, shared);
+                    if (!enough)
+                        break;
+                    continue;
+                }
+
+                table = caches.TakeTable();
+            }
+
+            InitChild(table, root, it);
+            if (SplitHuge(actor, root, ref it, table, shared) != ExternalResult.Ok)
+                goto again;
+            table = 0;
+        }
+
+        Rcu.ReadExit(actor);
+        if (table != 0)
+            FreeUnlinked(table);
+        return enough;
+    }
+
+    // Memory comes from outside every lock; the walk goes on as after a yield.
+    private bool Allocate(Actor actor, MmuVcpu caches, scoped ref TdpIterator it, bool shared)
+    {
+        Rcu.ReadExit(actor);
+        if (shared)
+            MmuLock.ExitRead(actor);
+        else
+            MmuLock.ExitWrite(actor);
+        bool enough = caches.TopUp();
+        if (shared)
+            MmuLock.EnterRead(actor);
+        else
+            MmuLock.EnterWrite(actor);
+        Rcu.ReadEnter(actor);
+        it.Yielded = true;
+        return enough;
+    }
+
+    /// <summary>Fills a table with 512 leaves that map what one large leaf maps, and links it in the leaf's place (KVM: tdp_mmu_split_huge_page).</summary>
+    private ExternalResult SplitHuge(Actor actor, Root root, scoped ref TdpIterator it, uint index, bool shared)
+    {
+        Spte huge = it.Old;
+        ref TableRecord record = ref Tables.Record(index);
+        Level level = it.Level.Down;
+        ulong child = huge.Value;
+        if (level == Level.K4)
+        {
+            // X was dropped only because the leaf was huge.
+            child &= ~Spte.LargeBit;
+            if (Options.NxHugePages)
+                child |= Spte.ExecutableBit;
+        }
+
+        Span<ulong> entries = _memory.Table(new Hpa(record.Frame));
+        for (int i = 0; i < 512; i++)
+            entries[i] = child + ((ulong)i * level.Bytes);
+
+        Spte link = Format.Table(new Hpa(record.Frame), !_adEnabled);
+        if (shared)
+        {
+            ExternalResult result = SetAtomic(actor, root, ref it, link);
+            if (result != ExternalResult.Ok)
+            {
+                Spte nonPresent = Spte.NonPresent;
+                _memory.Fill(new Hpa(record.Frame), nonPresent.Value);
+                return result;
+            }
+        }
+        else
+        {
+            SetExclusive(actor, root, ref it, link);
+        }
+
+        Statistics.Add(actor, MmuCounter.Tables);
+        Statistics.AddPages(actor, level.Value, 512);
+        return ExternalResult.Ok;
+    }
+
+    private void RecoverRoot(Actor actor, Root root, MmuSlot slot)
+    {
+        ulong start = slot.Range.Start.Value;
+        ulong end = slot.Range.End.Value;
+        bool flush = false;
+        Rcu.ReadEnter(actor);
+        var it = new TdpIterator(_memory, root, 2, start, root.RawBits);
+        for (; it.Valid && it.Gfn < end; it.Next())
+        {
+        again:
+            if (YieldIfNeeded(actor, ref it, flush, shared: true))
+            {
+                flush = false;
+                continue;
+            }
+
+            if (it.LevelNumber > Level.G1.Value || it.Old.Kind(it.Level) != SpteKind.Table || it.Gfn < start)
+                continue;
+            Gfn gfn = new(it.Gfn);
+            Level most = slot.LargestAllowed(gfn, Level.G1);
+            if (most > Level.K4)
+            {
+                Level backed = _backing.IsPrivate(gfn) ? Level.K4 : _backing.MaxHostLevel(slot, gfn);
+                most = backed < most ? backed : most;
+            }
+
+            if (most.Value < it.LevelNumber)
+                continue;
+            switch (MakeHuge(actor, root, ref it, out Spte huge))
+            {
+                case HugeSearch.Nothing:
+                    continue;
+                case HugeSearch.Yielded:
+                    flush = false;
+                    goto again;
+                default:
+                    if (SetAtomic(actor, root, ref it, huge) != ExternalResult.Ok)
+                        goto again;
+                    flush = true;
+                    break;
+            }
+        }
+
+        // Tables were removed: the flush comes before RCU is left (tdp-mmu 7.2).
+        if (flush)
+            FlushSlot(actor, slot);
+        Rcu.ReadExit(actor);
+    }
+
+    private enum HugeSearch
+    {
+        Nothing,
+        Found,
+        Yielded,
+    }
+
+    // A huge leaf with the attributes of the first leaf below (KVM: tdp_mmu_make_huge_spte).
+    private HugeSearch MakeHuge(Actor actor, Root root, scoped ref TdpIterator parent, out Spte huge)
+    {
+        ulong end = parent.Gfn + parent.Level.Pages;
+        huge = Spte.NonPresent;
+        var it = new TdpIterator(_memory, root, 1, parent.Gfn, root.RawBits);
+        for (; it.Valid && it.Gfn < end; it.Next())
+        {
+            if (!it.IsLeaf)
+                continue;
+            ulong address = it.Old.Value & Spte.AddressMask & ~(parent.Level.Bytes - 1);
+            ulong value = (it.Old.Value & ~Spte.AddressMask) | address | Spte.LargeBit;
+            if (Options.NxHugePages)
+                value &= ~Spte.ExecutableBit;
+            huge = new Spte(value);
+            return HugeSearch.Found;
+        }
+
+        return HugeSearch.Nothing;
+    }
+
+    private void FlushSlot(Actor actor, MmuSlot slot)
+    {
+        Statistics.Add(actor, MmuCounter.FlushRange);
+        _vcpus.FlushSlot(actor, slot);
+    }
+
+    // Pages lock held.
+    private void AddToNxList(uint index)
+    {
+        ref TableRecord record = ref Tables.Record(index);
+        if ((record.Flags & TableRecord.OnNxList) != 0)
+            return;
+        record.Flags |= TableRecord.OnNxList;
+        record.NxPrevious = _nxTail;
+        record.NxNext = 0;
+        if (_nxTail == 0)
+            _nxHead = index;
+        else
+            Tables.Record(_nxTail).NxNext = index;
+        _nxTail = index;
+    }
+
+    // Pages lock held.
+    private void RemoveFromNxList(uint index)
+    {
+        ref TableRecord record = ref Tables.Record(index);
+        if ((record.Flags & TableRecord.OnNxList) == 0)
+            return;
+        record.Flags &= unchecked((byte)~TableRecord.OnNxList);
+        if (record.NxPrevious == 0)
+            _nxHead = record.NxNext;
+        else
+            Tables.Record(record.NxPrevious).NxNext = record.NxNext;
+        if (record.NxNext == 0)
+            _nxTail = record.NxPrevious;
+        else
+            Tables.Record(record.NxNext).NxPrevious = record.NxPrevious;
+    }
+}

@@ -1,0 +1,87 @@
+namespace Tdp.Mmu;
+
+/// <summary>One entry of a tree, as a walk over all of it meets it.</summary>
+/// <param name="Gfn">First frame number covered, natural.</param>
+/// <param name="Alias">Which alias the entry lies in; entries of an ordinary VM are shared.</param>
+/// <param name="Level">Level of the entry.</param>
+/// <param name="Index">Index in its table.</param>
+/// <param name="Table">The table it lies in.</param>
+/// <param name="Spte">Its value.</param>
+public readonly record struct SpteVisit(Gfn Gfn, Alias Alias, Level Level, int Index, TablePage Table, Spte Spte)
+{
+    /// <summary>What it is.</summary>
+    public SpteKind Kind => Spte.Kind(Level);
+}
+
+/// <content>Looking, without changing anything.</content>
+public sealed partial class TdpMmu
+{
+    /// <summary>
+    /// Visits every entry of a tree that is not a plain hole, in pre-order. For quiescent trees: it takes no lock, and its reads are no events.
+    /// </summary>
+    public void ForEachSpte(Root root, Action<SpteVisit> visit) => Visit(root, root.Table, visit);
+
+    /// <summary>The table behind a present non-leaf entry.</summary>
+    public TablePage TableOf(Spte entry) => new(Tables, Tables.IndexOf(entry.Address));
+
+    /// <summary>Tables that exist: linked, in caches, in stock, waiting for a grace period; for memory accounting.</summary>
+    public long TablesMade => Tables.Made;
+
+    /// <summary>
+    /// The entries on the way to a page in the vCPU's direct root, from the root down (KVM: kvm_tdp_mmu_get_walk). RCU is taken inside.
+    /// </summary>
+    /// <param name="vcpu">The vCPU.</param>
+    /// <param name="gfn">The page, natural; a number that carries the alias bit is a WARN and finds nothing.</param>
+    /// <param name="path">Receives one value per level visited; at least 5 long.</param>
+    /// <returns>The level of the last entry, or -1.</returns>
+    public int GetWalk(MmuVcpu vcpu, Gfn gfn, Span<Spte> path) => GetWalk(vcpu, vcpu.DirectRoot!, gfn.Value, path);
+
+    /// <summary>True when a page is mapped in the tree of its private alias (KVM: kvm_tdp_mmu_gpa_is_mapped).</summary>
+    public bool IsPrivateMapped(MmuVcpu vcpu, Gfn gfn)
+    {
+        Span<Spte> path = stackalloc Spte[5];
+        Root root = vcpu.MirrorRoot ?? vcpu.DirectRoot!;
+        int level = GetWalk(vcpu, root, gfn.Value, path);
+        return level > 0 && path[root.Level.Value - level].IsLeaf(new Level(level));
+    }
+
+    internal int GetWalk(MmuVcpu vcpu, Root root, ulong gfn, Span<Spte> path)
+    {
+        if (root.RawBits != 0 && gfn >= root.RawBits)
+        {
+            Warn($"a walk to gfn 0x{gfn:x}, which carries the alias bit");
+            return -1;
+        }
+
+        Rcu.ReadEnter(vcpu.Actor);
+        var it = new TdpIterator(_memory, root, 1, gfn, root.RawBits);
+        int i = 0;
+        do
+            path[i++] = it.Old;
+        while (it.TryDescend());
+        int level = it.LevelNumber;
+        Rcu.ReadExit(vcpu.Actor);
+        return level;
+    }
+
+    private void Visit(Root root, TablePage table, Action<SpteVisit> visit)
+    {
+        ReadOnlySpan<ulong> entries = _memory.Table(table.Frame);
+        Level level = table.Level;
+        ulong first = table.Gfn.Value;
+        for (int i = 0; i < 512; i++)
+        {
+            if (entries[i] == Spte.NonPresentValue)
+                continue;
+            var spte = new Spte(entries[i]);
+
+            // At the root of a direct tree the alias bit is an index bit; everywhere below it is gone.
+            ulong raw = first + ((ulong)i * level.Pages);
+            bool aliased = table.IsRoot && (raw & _aliasGfnMask) != 0;
+            Alias alias = !_hasMirror || (table.IsRoot ? aliased : !root.IsMirror) ? Alias.Shared : Alias.Private;
+            visit(new SpteVisit(new Gfn(raw & ~(table.IsRoot ? _aliasGfnMask : 0)), alias, level, i, table, spte));
+            if (spte.Kind(level) == SpteKind.Table)
+                Visit(root, TableOf(spte), visit);
+        }
+    }
+}
