@@ -8,6 +8,9 @@ public sealed class LogicalProcessor
 {
     private readonly Machine _machine;
 
+    // Moves with every access of this processor's guest.
+    private Padded<ulong> _ticks;
+
     internal LogicalProcessor(Machine machine, int id, int package, TlbMode tlbMode, SeedStream evictions, HazardSlot hazards)
     {
         _machine = machine;
@@ -47,7 +50,11 @@ public sealed class LogicalProcessor
     public SharedCell<bool> PendingNmi { get; }
 
     /// <summary>Ticks counted by this processor alone.</summary>
-    public ulong Ticks { get; set; }
+    public ulong Ticks
+    {
+        get => _ticks.Value;
+        set => _ticks.Value = value;
+    }
 
     /// <summary>True when the running guest must be left at the next boundary: a kick or a host interrupt. One or two plain loads.</summary>
     public bool ShouldExit
@@ -58,7 +65,7 @@ public sealed class LogicalProcessor
 
     /// <summary>Adds to this processor's own time.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void Spend(ulong ticks) => Ticks += ticks;
+    public void Spend(ulong ticks) => _ticks.Value += ticks;
 
     /// <summary>The time as RDTSC on the host sees it: monotone over all processors.</summary>
     public ulong ReadTime()

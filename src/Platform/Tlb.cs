@@ -62,8 +62,7 @@ public sealed class Tlb
     private readonly TlbEntry[] _entries = new TlbEntry[(Sets * Ways) + Ways];
     private readonly SeedStream? _evictions;
     private readonly TlbMode _mode;
-    private uint _flushCount = 1;
-    private bool _hasLarge;
+    private Padded<Counts> _counts;
 
     /// <summary>Makes an empty cache.</summary>
     /// <param name="mode">Retention policy.</param>
@@ -72,36 +71,37 @@ public sealed class Tlb
     {
         _mode = mode;
         _evictions = mode == TlbMode.Adversarial ? evictions ?? throw new ArgumentNullException(nameof(evictions)) : null;
+        _counts.Value.Flush = 1;
     }
 
     /// <summary>Retention policy.</summary>
     public TlbMode Mode => _mode;
 
     /// <summary>Counts flushes; front caches tag their slots with it and treat others as dead.</summary>
-    public uint FlushCount => _flushCount;
+    public uint FlushCount => _counts.Value.Flush;
 
     /// <summary>Fills so far.</summary>
-    public ulong Fills { get; private set; }
+    public ulong Fills => _counts.Value.Fills;
 
     /// <summary>Flushes so far.</summary>
-    public ulong Flushes { get; private set; }
+    public ulong Flushes => _counts.Value.Flushes;
 
     /// <summary>Drops everything.</summary>
     public void FlushAll()
     {
-        Flushes++;
-        _hasLarge = false;
-        if (++_flushCount == 0)
+        _counts.Value.Flushes++;
+        _counts.Value.HasLarge = false;
+        if (++_counts.Value.Flush == 0)
         {
             Array.Clear(_entries);
-            _flushCount = 1;
+            _counts.Value.Flush = 1;
         }
     }
 
     /// <summary>Drops the translations of one context, of both aliases (single-context INVEPT).</summary>
     public void FlushContext(ulong context)
     {
-        Flushes++;
+        _counts.Value.Flushes++;
         for (int i = 0; i < _entries.Length; i++)
         {
             if (_entries[i].Context == context)
@@ -109,11 +109,11 @@ public sealed class Tlb
         }
 
         // Front caches know only the count.
-        uint before = _flushCount++;
+        uint before = _counts.Value.Flush++;
         for (int i = 0; i < _entries.Length; i++)
         {
             if (_entries[i].FlushCount == before)
-                _entries[i].FlushCount = _flushCount;
+                _entries[i].FlushCount = _counts.Value.Flush;
         }
     }
 
@@ -127,7 +127,7 @@ public sealed class Tlb
         if (_mode == TlbMode.Off)
             return ref Unsafe.NullRef<TlbEntry>();
         ref TlbEntry entry = ref Probe(context, vcpu, gpa & ~0xFFFUL, 1, access);
-        if (Unsafe.IsNullRef(ref entry) && _hasLarge)
+        if (Unsafe.IsNullRef(ref entry) && _counts.Value.HasLarge)
             return ref FindLarge(context, vcpu, gpa, access);
         return ref entry;
     }
@@ -141,7 +141,7 @@ public sealed class Tlb
     /// <param name="generation">Generation of the frame of the byte that was translated.</param>
     public void Fill(ulong context, int vcpu, ulong gpa, in EptWalk walk, bool wrote, uint generation)
     {
-        Fills++;
+        _counts.Value.Fills++;
         if (_mode == TlbMode.Off)
             return;
         if (_mode == TlbMode.Adversarial && _evictions!.Below(4) == 0)
@@ -149,14 +149,14 @@ public sealed class Tlb
         int level = walk.Level.Value;
         ulong size = walk.Level.Bytes;
         ulong page = gpa & ~(size - 1);
-        _hasLarge |= level > 1;
+        _counts.Value.HasLarge |= level > 1;
         int set = SetOf(page, level);
         int victim = set;
         ulong oldest = ulong.MaxValue;
         for (int i = set; i < set + Ways; i++)
         {
             ref TlbEntry candidate = ref _entries[i];
-            bool live = candidate.FlushCount == _flushCount && candidate.Context != 0;
+            bool live = candidate.FlushCount == _counts.Value.Flush && candidate.Context != 0;
             if (live && candidate.GpaPage == page && candidate.Context == context && candidate.Vcpu == vcpu && candidate.Level == level)
             {
                 victim = i;
@@ -178,7 +178,7 @@ public sealed class Tlb
             Frame = walk.Address.Value & ~(size - 1),
             FillTime = Fills,
             Generation = generation,
-            FlushCount = _flushCount,
+            FlushCount = _counts.Value.Flush,
             Vcpu = (ushort)vcpu,
             Rights = (byte)((byte)walk.Rights | (wrote ? DirtySeen : 0)),
             Level = (byte)level,
@@ -190,7 +190,7 @@ public sealed class Tlb
     {
         foreach (TlbEntry entry in _entries)
         {
-            if (entry.FlushCount == _flushCount && entry.Context != 0)
+            if (entry.FlushCount == _counts.Value.Flush && entry.Context != 0)
                 visit(entry);
         }
     }
@@ -204,7 +204,7 @@ public sealed class Tlb
         for (int i = set; i < set + Ways; i++)
         {
             ref TlbEntry entry = ref _entries[i];
-            if (entry.GpaPage != page || entry.Context != context || entry.FlushCount != _flushCount || entry.Vcpu != vcpu || entry.Level != level)
+            if (entry.GpaPage != page || entry.Context != context || entry.FlushCount != _counts.Value.Flush || entry.Vcpu != vcpu || entry.Level != level)
                 continue;
             byte needed = (byte)((byte)access | ((access & AccessKind.Write) != AccessKind.None ? DirtySeen : 0));
             if ((needed & ~entry.Rights) == 0)
@@ -227,5 +227,14 @@ public sealed class Tlb
         }
 
         return ref Unsafe.NullRef<TlbEntry>();
+    }
+
+    // Moves with every fill; the object itself is small and would share a line with another processor's.
+    private struct Counts
+    {
+        public ulong Fills;
+        public ulong Flushes;
+        public uint Flush;
+        public bool HasLarge;
     }
 }

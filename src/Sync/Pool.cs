@@ -60,7 +60,7 @@ public sealed class ActorCache<T>
 {
     private readonly Pool<T> _pool;
     private readonly T[] _items;
-    private int _count;
+    private Padded<int> _stock;
 
     /// <summary>Makes an empty cache that holds at most <paramref name="capacity"/> items (KVM: 40).</summary>
     public ActorCache(Pool<T> pool, int capacity = 40)
@@ -70,22 +70,22 @@ public sealed class ActorCache<T>
     }
 
     /// <summary>How many items can be taken without a refill.</summary>
-    public int Count => _count;
+    public int Count => _stock.Value;
 
     /// <summary>Makes sure that <paramref name="least"/> items can be taken; false when the pool is empty (-ENOMEM).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool TopUp(int least) => _count >= least || Refill(least);
+    public bool TopUp(int least) => _stock.Value >= least || Refill(least);
 
     /// <summary>Takes an item that <see cref="TopUp"/> guaranteed.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public T Take() => _count > 0 ? _items[--_count] : throw new InvalidOperationException("An item was taken that the cache was not topped up for.");
+    public T Take() => _stock.Value > 0 ? _items[--_stock.Value] : throw new InvalidOperationException("An item was taken that the cache was not topped up for.");
 
     /// <summary>Puts an unused item back.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Give(T item)
     {
-        if (_count < _items.Length)
-            _items[_count++] = item;
+        if (_stock.Value < _items.Length)
+            _items[_stock.Value++] = item;
         else
             _pool.Give(item);
     }
@@ -93,14 +93,14 @@ public sealed class ActorCache<T>
     /// <summary>Returns everything to the pool, when the actor ends.</summary>
     public void Drain()
     {
-        while (_count > 0)
-            _pool.Give(_items[--_count]);
+        while (_stock.Value > 0)
+            _pool.Give(_items[--_stock.Value]);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private bool Refill(int least)
     {
-        _count += _pool.Refill(_items.AsSpan(_count));
-        return _count >= least;
+        _stock.Value += _pool.Refill(_items.AsSpan(_stock.Value));
+        return _stock.Value >= least;
     }
 }

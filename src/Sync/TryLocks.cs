@@ -33,6 +33,7 @@ public enum LockAnswer : byte
 public sealed class HazardTable
 {
     internal const int Holds = 16;
+    internal const uint AllHolds = (1u << Holds) - 1;
     private readonly Slot[] _slots;
     private int _used;
 
@@ -56,9 +57,17 @@ public sealed class HazardTable
         for (int i = 1; i <= used; i++)
         {
             Span<nuint> holds = At(i).All;
+            if (i != exceptSlot)
+            {
+                // Sixteen addresses at once: an exclusive taker pays for every processor of the machine. The taker's compare-exchange came before.
+                if (System.MemoryExtensions.Contains(holds, address))
+                    return true;
+                continue;
+            }
+
             for (int h = 0; h < Holds; h++)
             {
-                if (Volatile.Read(ref holds[h]) == address && !(i == exceptSlot && h == exceptHold))
+                if (Volatile.Read(ref holds[h]) == address && h != exceptHold)
                     return true;
             }
         }
@@ -66,9 +75,11 @@ public sealed class HazardTable
         return false;
     }
 
-    [StructLayout(LayoutKind.Sequential, Size = 128)]
+    // The mask of used holds lies with the holds: in the slot's own object it would share a line with a neighbour's.
+    [StructLayout(LayoutKind.Sequential, Size = 256)]
     internal struct Slot
     {
+        public uint Used;
         private HoldArray _holds;
 
         [System.Diagnostics.CodeAnalysis.UnscopedRef]
@@ -87,7 +98,6 @@ public sealed class HazardSlot
 {
     private readonly HazardTable _table;
     private readonly int _index;
-    private uint _free = (1u << HazardTable.Holds) - 1;
 
     internal HazardSlot(HazardTable table, int index)
     {
@@ -99,23 +109,33 @@ public sealed class HazardSlot
 
     internal HazardTable Table => _table;
 
+    internal uint Free
+    {
+        get => ~_table.At(_index).Used & HazardTable.AllHolds;
+        set => _table.At(_index).Used = ~value & HazardTable.AllHolds;
+    }
+
+    internal Span<nuint> Places => _table.At(_index).All;
+
     /// <summary>Publishes an address with a full fence; returns the hold's number, or -1 when all are in use.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal int Publish(nuint address)
     {
-        if (_free == 0)
+        ref HazardTable.Slot slot = ref _table.At(_index);
+        int hold = System.Numerics.BitOperations.TrailingZeroCount(~slot.Used);
+        if (hold >= HazardTable.Holds)
             return -1;
-        int hold = System.Numerics.BitOperations.TrailingZeroCount(_free);
-        _free &= _free - 1;
-        Interlocked.Exchange(ref _table.At(_index).All[hold], address);
+        slot.Used |= 1u << hold;
+        Interlocked.Exchange(ref slot.All[hold], address);
         return hold;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void Withdraw(int hold)
     {
-        Volatile.Write(ref _table.At(_index).All[hold], 0);
-        _free |= 1u << hold;
+        ref HazardTable.Slot slot = ref _table.At(_index);
+        Volatile.Write(ref slot.All[hold], 0);
+        slot.Used &= ~(1u << hold);
     }
 }
 
