@@ -1,0 +1,9 @@
+global using System;
+global using System.Collections.Generic;
+global using System.Runtime.CompilerServices;
+global using Tdp.Cpu;
+global using Tdp.Kernel;
+global using Tdp.Mmu;
+global using Tdp.Module;
+global using Tdp.Platform;
+global using Tdp.Sync;

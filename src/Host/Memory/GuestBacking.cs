@@ -1,0 +1,157 @@
+namespace Tdp.Host;
+
+/// <summary>
+/// What stands behind the guest's frame numbers: slots, attributes, guest_memfd and host memory, in the order of KVM's faultin_pfn (tdp-mmu 5.4).
+/// </summary>
+/// <remarks>
+/// Runs inside the vCPU's SRCU section and without mmu_lock. Conversions, punch holes, notifiers and memslot updates may run beside it; whatever it finds is
+/// therefore only valid if the MMU's invalidation check, made afterwards under mmu_lock against the snapshot taken before, passes (I53, I54).
+/// </remarks>
+internal sealed class GuestBacking : IGuestBacking
+{
+    private readonly Vm _vm;
+
+    public GuestBacking(Vm vm) => _vm = vm;
+
+    public FaultResult Resolve(ref Fault fault)
+    {
+        Vcpu vcpu = _vm.VcpuOf(fault.Vcpu.Id);
+
+        // Step 1, a frame number with the alias bit, cannot be: Gfn values come from AliasBit.Strip (I11).
+        Memslot? slot = FindSlot(vcpu, fault.Vcpu, fault.Gfn);
+
+        // Step 3: the access must name the alias that the attribute says.
+        if (_vm.Attributes is { } attributes && fault.IsPrivate != attributes.IsPrivate(fault.Gfn, ref vcpu.AttributeCache))
+            return MemoryFault(ref fault);
+        if (slot is null)
+            return NoSlot(ref fault);
+
+        // Step 5: the slot is being deleted; its SRCU grace period waits for us, so nobody may loop on this for ever (I75).
+        if (slot.IsInvalid)
+        {
+            fault.Slot = slot.Mmu;
+            return fault.Prefetch ? FaultResult.Again : FaultResult.Retry;
+        }
+
+        // Step 7: only to keep away from a contended lock; a miss here is caught under it.
+        Invalidation invalidation = _vm.Mmu.Invalidation;
+        if (invalidation.MustRetry(fault.Seq, fault.Gfn))
+            return FaultResult.Retry;
+
+        fault.Slot = slot.Mmu;
+        FaultResult result = fault.IsPrivate ? FromMemfd(ref fault, slot) : FromHost(ref fault, slot);
+        if (result != FaultResult.Continue)
+            return result;
+
+        // Step 10.
+        return invalidation.MustRetry(fault.Seq, fault.Gfn) ? FaultResult.Retry : FaultResult.Continue;
+    }
+
+    public MmuSlot? SlotOf(MmuVcpu vcpu, Gfn gfn) => FindSlot(_vm.VcpuOf(vcpu.Id), vcpu, gfn)?.Mmu;
+
+    public bool IsPrivate(Gfn gfn) => _vm.Attributes is { } attributes && attributes.IsPrivate(gfn);
+
+    public Level MaxHostLevel(MmuSlot slot, Gfn gfn)
+    {
+        // The slot may have been replaced since the fault found it; then the fault's page is about to be zapped and 4K is always right.
+        Memslot? current = _vm.SlotsOf(slot.AddressSpace).Active.ById(slot.Id);
+        return current is not null && current.Contains(gfn) ? _vm.UserMemory.LevelOf(current.HvaOf(gfn)) : Level.K4;
+    }
+
+    public void MarkDirty(Actor actor, MmuSlot slot, Gfn gfn)
+    {
+        Memslot? current = _vm.SlotsOf(slot.AddressSpace).Active.ById(slot.Id);
+        if (current?.DirtyBitmap is not { } bitmap || !current.Contains(gfn))
+            return;
+        ulong page = gfn - current.BaseGfn;
+        bitmap[page >> 6].Or(1UL << (int)(page & 63));
+    }
+
+    public ulong SlotGeneration(MmuVcpu vcpu) => _vm.SlotsOf(vcpu.IsSmm ? 1 : 0).Generation;
+
+    // The vCPU keeps the slot it used last, good as long as the set it came from is the published one.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private Memslot? FindSlot(Vcpu vcpu, MmuVcpu mmu, Gfn gfn)
+    {
+        MemslotSet set = _vm.SlotsOf(mmu.IsSmm ? 1 : 0).Active;
+        if (ReferenceEquals(set, vcpu.LastSet) && vcpu.LastSlot is { } last && last.Contains(gfn))
+            return last;
+        return FindSlotSlowly(vcpu, set, gfn);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static Memslot? FindSlotSlowly(Vcpu vcpu, MemslotSet set, Gfn gfn)
+    {
+        Memslot? slot = set.Find(gfn);
+        if (slot is not null)
+        {
+            vcpu.LastSet = set;
+            vcpu.LastSlot = slot;
+        }
+
+        return slot;
+    }
+
+    // Step 8, private: the slot must have a file; any error of the file becomes a memory-fault exit with that errno.
+    private static FaultResult FromMemfd(ref Fault fault, Memslot slot)
+    {
+        if (slot.Memfd is not { } file)
+            return MemoryFault(ref fault);
+        Errno result = file.Lookup(fault.Vcpu.Actor, slot.MemfdPageOf(fault.Gfn), out Hpa frame);
+        if (result != Errno.None)
+        {
+            MemoryFault(ref fault);
+            return (FaultResult)(-(int)result);
+        }
+
+        fault.Pfn = frame.Frame;
+        fault.MapWritable = (slot.Flags & MemslotFlags.ReadOnly) == 0;
+
+        // The order that the file returns is always 0 today (tdp-mmu 5.4 step 8, decisions D04).
+        fault.MaxLevel = Level.K4;
+        return FaultResult.Continue;
+    }
+
+    // Steps 8 and 9, shared: the host's own page tables.
+    private FaultResult FromHost(ref Fault fault, Memslot slot)
+    {
+        bool isReadOnlySlot = (slot.Flags & MemslotFlags.ReadOnly) != 0;
+        if (slot.UserspaceAddress == 0)
+            return FaultResult.BadAddress;
+        Errno result = _vm.UserMemory.TryResolve(
+            fault.Vcpu.Actor, slot.HvaOf(fault.Gfn), fault.Write && !isReadOnlySlot, out Hpa frame, out bool isWritable, out _);
+        switch (result)
+        {
+            case Errno.None when fault.Write && isReadOnlySlot:
+                // A write to a read-only slot is MMIO.
+                return FaultResult.Emulate;
+            case Errno.None:
+                fault.Pfn = frame.Frame;
+                fault.MapWritable = isWritable && !isReadOnlySlot;
+                return FaultResult.Continue;
+            case Errno.ENOMEM:
+                return FaultResult.NoMemory;
+            default:
+                return FaultResult.BadAddress;
+        }
+    }
+
+    // Step 4: nothing is there. A private access cannot be served; a shared one is MMIO.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult NoSlot(ref Fault fault)
+    {
+        if (fault.IsPrivate)
+            return MemoryFault(ref fault);
+        fault.Slot = null;
+        fault.SlotGeneration = SlotGeneration(fault.Vcpu);
+        return FaultResult.Continue;
+    }
+
+    // KVM_EXIT_MEMORY_FAULT: natural address, 4 KiB, flag of the access (I64).
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static FaultResult MemoryFault(ref Fault fault)
+    {
+        fault.Vcpu.MemoryFault = new MemoryFaultInfo(fault.Gfn.Gpa, 4096, fault.IsPrivate);
+        return FaultResult.BadAddress;
+    }
+}

@@ -1,0 +1,418 @@
+namespace Tdp.Host;
+
+/// <summary>
+/// The user-space VMM: builds a VM through KVM's ioctls, starts one actor per vCPU, answers their exits, takes everything down again.
+/// </summary>
+/// <remarks>
+/// Use: <see cref="Build"/>, <see cref="Run"/>, <see cref="TearDown"/>, in this order, from one driver that acts as <c>world.Actor</c>. Between Run and TearDown the VM
+/// stands still and can be inspected. Console and exit code are the only things that vCPUs share here.
+/// </remarks>
+public sealed class Vmm
+{
+    private const int RamSlot = 0;
+    private readonly HostWorld _world;
+    private readonly VmmOptions _options;
+    private readonly VmmDevices _devices;
+    private readonly List<IVmxEngine> _engines = [];
+    private readonly SyncGate _gate = new();
+    private readonly SharedCell<int> _halted = new("vmm-halted");
+    private readonly SharedCell<int> _running = new("vmm-running");
+    private readonly SharedCell<bool> _ended = new("vmm-ended");
+    private ModuleCounts _before;
+    private Vm? _vm;
+    private ulong _hva;
+    private ulong _startTicks;
+    private RunOutcome _outcome = RunOutcome.Stopped;
+    private string? _message;
+
+    /// <summary>Makes a VMM on a booted host; nothing is built yet.</summary>
+    public Vmm(HostWorld world, VmmOptions options)
+    {
+        _world = world;
+        _options = options;
+        _devices = new VmmDevices(options.Console);
+        IsTd = options.Image is { } image ? image.Options.IsTd : options.Kind == VmKind.Td;
+        Vcpus = options.Image?.Options.VcpuCount ?? options.Vcpus;
+        MemoryBytes = options.Image?.Options.RamBytes ?? options.MemoryBytes;
+    }
+
+    /// <summary>TD or ordinary VM.</summary>
+    public bool IsTd { get; }
+
+    /// <summary>Number of vCPUs.</summary>
+    public int Vcpus { get; }
+
+    /// <summary>Bytes of guest memory.</summary>
+    public ulong MemoryBytes { get; }
+
+    /// <summary>The VM, after <see cref="Build"/>.</summary>
+    public Vm Vm => _vm ?? throw new InvalidOperationException("The VM has not been built.");
+
+    /// <summary>The guest_memfd behind the memory; null in an ordinary VM.</summary>
+    public GuestMemfd? Memfd { get; private set; }
+
+    /// <summary>Host virtual address of GPA 0.</summary>
+    public ulong MemoryHva => _hva;
+
+    /// <summary>The processors of the vCPUs, by number.</summary>
+    public IReadOnlyList<IVmxEngine> Engines => _engines;
+
+    /// <summary>How the guest ended, after <see cref="Run"/>.</summary>
+    public RunOutcome Outcome => _outcome;
+
+    /// <summary>Console, exit port, scratch register.</summary>
+    public VmmDevices Devices => _devices;
+
+    /// <summary>Builds machine, slots, vCPUs and image, and finalizes a TD.</summary>
+    /// <exception cref="HostSetupException">An ioctl refused; the message names it.</exception>
+    public void Build()
+    {
+        Actor actor = _world.Actor;
+        HostKernel kernel = _world.Kernel;
+        _before = ModuleCounts.Of(_world.Module);
+        Check("KVM_CREATE_VM", Vm.Create(actor, kernel, new VmOptions { Kind = IsTd ? VmKind.Td : VmKind.Default, IsFiveLevel = _options.IsFiveLevel }, out _vm));
+        Vm vm = Vm;
+        if (vm.Td is { } td)
+            Check("KVM_TDX_INIT_VM", td.Initialize(actor, _options.Td with { MaxVcpus = (ushort)Vcpus }));
+        for (int i = 0; i < Vcpus; i++)
+        {
+            Check("KVM_CREATE_VCPU", vm.CreateVcpu(actor, out Vcpu? vcpu));
+            vcpu!.ExitObserver = _options.ExitObserver;
+            _engines.Add(_options.Engine is { } make ? make(_world.Machine, i) : new GuestCpu(_world.Machine, new GuestCpuOptions { Seed = _world.Machine.Seed }));
+            SetEntryState(actor, vcpu, _options.Image?.VcpuEntry[i]);
+        }
+
+        AddMemory(actor, vm);
+        if (_options.Image is { } image)
+            Load(actor, vm, image);
+        if (vm.Td is not null)
+            Check("KVM_TDX_FINALIZE_VM", vm.Td.Complete(actor));
+    }
+
+    /// <summary>Runs all vCPUs, each as an actor of its own, until the guest ends or <see cref="Stop"/>. What an actor threw is thrown here.</summary>
+    public void Run()
+    {
+        _startTicks = _world.Machine.Clock.Peek();
+        _ended.Write(false);
+        _halted.Write(0);
+        _running.Write(Vcpus);
+        var actors = new List<Actor>();
+        for (int i = 0; i < Vcpus; i++)
+        {
+            Vcpu vcpu = Vm.VcpuOf(i);
+            vcpu.ClearSignal();
+            Actor actor = _world.Machine.Actors.Create($"vcpu{i}");
+            actors.Add(actor);
+            actor.Start(a => RunVcpu(a, vcpu));
+        }
+
+        Exception? failure = null;
+        foreach (Actor actor in actors)
+        {
+            try
+            {
+                actor.Join(Explore.On ? _world.Actor : null);
+            }
+            catch (Exception e) when (failure is null)
+            {
+                // All of them are joined first; the first failure is then thrown on.
+                failure = e;
+            }
+
+            actor.Retire();
+        }
+
+        if (failure is not null)
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Capture(failure).Throw();
+    }
+
+    /// <summary>Stops the guest from outside: every vCPU leaves KVM_RUN. Any thread.</summary>
+    public void Stop() => End(RunOutcome.Stopped, null);
+
+    /// <summary>
+    /// Converts a range as MapGPA or a memory-fault exit asks, and frees the backing of the other alias, as user space has to (tdp-mmu 6.10).
+    /// </summary>
+    /// <param name="actor">Who; stands on a processor.</param>
+    /// <param name="gpa">First byte, natural, page-aligned.</param>
+    /// <param name="bytes">Length.</param>
+    /// <param name="toPrivate">To private, or to shared.</param>
+    public Errno Convert(Actor actor, ulong gpa, ulong bytes, bool toPrivate)
+    {
+        Errno result = Vm.Memory.SetAttributes(actor, gpa, bytes, toPrivate ? MemoryAttributes.Private : 0);
+        ulong end = Math.Min(gpa + bytes, MemoryBytes);
+        if (result != Errno.None || gpa >= end)
+            return result;
+        if (toPrivate)
+        {
+            Vm.UserMemory.Discard(actor, _hva + gpa, (end - gpa) >> 12);
+            return Errno.None;
+        }
+
+        return Memfd!.PunchHole(actor, gpa >> 12, (end - gpa) >> 12);
+    }
+
+    /// <summary>Destroys the VM and closes the books. No vCPU may be running.</summary>
+    public RunReport TearDown()
+    {
+        Vm vm = Vm;
+        TdxModule? module = _world.Module;
+        ulong ticks = _world.Machine.Clock.Peek();
+        foreach (LogicalProcessor lp in _world.Machine.Processors)
+            ticks = Math.Max(ticks, lp.ReadTime());
+        Dictionary<string, long> mmu = MmuCounters(vm);
+        byte[] mrtd = vm.Td is { } td && module is not null ? module.Mrtd(td.Tdr) : [];
+        VcpuStatistics totals = default;
+        foreach (Vcpu vcpu in vm.Vcpus)
+            totals.Add(vcpu.Statistics);
+        long accepted = module is null ? 0 : ModuleCounts.Of(module).PagesAccepted - _before.PagesAccepted;
+        vm.Destroy(_world.Actor);
+        FrameAudit audit = FrameAudit.Take(_world.Machine, module, isAfterTeardown: true);
+        ModuleCounts after = ModuleCounts.Of(module);
+        return new RunReport
+        {
+            Outcome = _outcome,
+            ExitCode = _devices.ExitCode,
+            Message = _message ?? vm.Mmu.Death.Reason,
+            Kind = vm.Options.Kind,
+            Vcpus = Vcpus,
+            Ticks = ticks - _startTicks,
+            Faults = new FaultCounts
+            {
+                Private = totals.PrivateFaults,
+                Shared = totals.SharedFaults,
+                Fixed = totals.Fixed,
+                Spurious = totals.Spurious,
+                Retried = totals.LocalRetries,
+                Mmio = totals.MmioFaults,
+                MemoryFaultExits = totals.MemoryFaults,
+            },
+            VcpuTotals = totals,
+            PagesAccepted = accepted,
+            PagesAdded = vm.Glue?[TdxGlue.GlueCounter.Added] ?? 0,
+            PagesAugmented = vm.Glue?[TdxGlue.GlueCounter.Augmented] ?? 0,
+            PagesRemoved = vm.Glue?[TdxGlue.GlueCounter.Removed] ?? 0,
+            Conversions = vm.Memory.Conversions,
+            Seamcalls = after.SeamcallsSince(_before),
+            Tdcalls = after.TdcallsSince(_before),
+            Mmu = mmu,
+            Mrtd = mrtd,
+            Leaks = _world.Machine.Ledger.Leaks,
+            Frames = audit,
+            Findings = _world.Machine.Findings.All,
+            KernelLog = _world.Kernel.Log.Lines,
+        };
+    }
+
+    private void AddMemory(Actor actor, Vm vm)
+    {
+        _hva = vm.UserMemory.Map(actor, MemoryBytes >> 12, _options.HugePages);
+        if (_hva == 0)
+            throw new HostSetupException($"no memory for a guest of {MemoryBytes >> 20} MiB");
+        GuestMemfd? file = null;
+        if (vm.HasPrivateMemory)
+            Check("KVM_CREATE_GUEST_MEMFD", GuestMemfd.Create(actor, vm, MemoryBytes, out file));
+        Memfd = file;
+        MemslotFlags flags = file is null ? MemslotFlags.None : MemslotFlags.GuestMemfd;
+        Check("KVM_SET_USER_MEMORY_REGION2", vm.Memory.SetUserMemoryRegion(actor, new UserMemoryRegion(RamSlot, flags, 0, MemoryBytes, _hva, file)));
+        if (vm.HasPrivateMemory)
+            Check("KVM_SET_MEMORY_ATTRIBUTES", vm.Memory.SetAttributes(actor, 0, MemoryBytes, MemoryAttributes.Private));
+    }
+
+    private void Load(Actor actor, Vm vm, GuestImage image)
+    {
+        byte[] page = new byte[4096];
+        foreach (ImageSegment segment in image.Segments)
+        {
+            if (vm.Td is { } td)
+            {
+                Check(
+                    "KVM_TDX_INIT_MEM_REGION",
+                    td.InitMemoryRegion(
+                        actor, segment.Gpa, (ulong)segment.Pages, _options.IsMeasured, (i, into) => segment.CopyPage((int)i, into), out _));
+                continue;
+            }
+
+            for (int i = 0; i < segment.Pages; i++)
+            {
+                segment.CopyPage(i, page);
+                Check("loading the image", vm.UserMemory.Write(actor, _hva + segment.Gpa + ((ulong)i << 12), page));
+            }
+        }
+    }
+
+    private static void SetEntryState(Actor actor, Vcpu vcpu, EntryState? entry)
+    {
+        if (vcpu.Vmcs is { } vmcs)
+        {
+            if (entry is not null)
+                Direct64.Apply(entry, vmcs.State);
+            return;
+        }
+
+        Check("KVM_TDX_INIT_VCPU", vcpu.Initialize(actor, 0, entry is null ? null : state => Direct64.Apply(entry, state)));
+    }
+
+    private void RunVcpu(Actor actor, Vcpu vcpu)
+    {
+        HostKernel kernel = _world.Kernel;
+        kernel.Processors.Bind(actor, vcpu.Id);
+        try
+        {
+            IVmxEngine engine = _engines[vcpu.Id];
+            while (!_ended.Read() && Answer(actor, vcpu, vcpu.Run(actor, engine)))
+            {
+            }
+        }
+        catch
+        {
+            // The others must not wait for this one; the exception goes on to Join.
+            End(RunOutcome.InternalError, $"vCPU {vcpu.Id} failed");
+            throw;
+        }
+        finally
+        {
+            kernel.Frames.Drain(actor);
+            kernel.Processors.Of(actor).ReadTime();
+            kernel.Processors.Unbind(actor);
+            LeaveRun();
+        }
+    }
+
+    // True: run the vCPU again.
+    private bool Answer(Actor actor, Vcpu vcpu, Errno result)
+    {
+        VcpuRunState run = vcpu.RunState;
+        switch (run.Exit)
+        {
+            case UserExit.Io when result == Errno.None:
+                if (_devices.Io(run))
+                    return true;
+                End(RunOutcome.Exited, null);
+                return false;
+            case UserExit.Mmio when result == Errno.None:
+                VmmDevices.Mmio(_devices, run);
+                return true;
+            case UserExit.Hypercall when result == Errno.None:
+                Errno converted = Convert(actor, run.Gpa, run.Length << 12, run.Flags != 0);
+                run.Result = (ulong)converted;
+                return true;
+            case UserExit.MemoryFault when result == Errno.EFAULT:
+                return AnswerMemoryFault(actor, vcpu, run);
+            case UserExit.Hlt when result == Errno.None:
+                return AnswerHlt(actor, vcpu);
+            case UserExit.Tdx when result == Errno.None:
+                // No quoting service: the preset answer says "unsupported".
+                return true;
+            case UserExit.SystemEvent:
+                End(RunOutcome.FatalError, $"the guest reported fatal error 0x{run.Code:x}: {VmmDevices.Printable(run.Text)}");
+                return false;
+            case UserExit.Shutdown:
+                End(RunOutcome.Shutdown, $"vCPU {vcpu.Id} shut down (triple fault)");
+                return false;
+            case UserExit.ScriptEnd:
+                return false;
+            case UserExit.InternalError:
+                End(RunOutcome.InternalError, run.Message);
+                return false;
+            default:
+                return AnswerErrno(vcpu, result);
+        }
+    }
+
+    private bool AnswerErrno(Vcpu vcpu, Errno result)
+    {
+        switch (result)
+        {
+            case Errno.EINTR or Errno.EAGAIN:
+                return !_ended.Read();
+            case Errno.EIO when Vm.IsDead:
+                End(RunOutcome.VmDead, Vm.Mmu.Death.Reason);
+                return false;
+            default:
+                End(RunOutcome.InternalError, $"KVM_RUN of vCPU {vcpu.Id} failed with -{result}");
+                return false;
+        }
+    }
+
+    private bool AnswerMemoryFault(Actor actor, Vcpu vcpu, VcpuRunState run)
+    {
+        bool wantsPrivate = run.Flags != 0;
+        bool isMemory = run.Gpa < MemoryBytes;
+        if (isMemory && _options.MemoryFaults == MemoryFaultPolicy.Convert)
+        {
+            Errno result = Convert(actor, run.Gpa, run.Length, wantsPrivate);
+            if (result == Errno.None)
+                return true;
+        }
+
+        End(
+            RunOutcome.InternalError,
+            $"vCPU {vcpu.Id}: {(wantsPrivate ? "private" : "shared")} access to GPA 0x{run.Gpa:x}, which is {(!isMemory ? "not memory" : wantsPrivate ? "shared" : "private")}");
+        return false;
+    }
+
+    private bool AnswerHlt(Actor actor, Vcpu vcpu)
+    {
+        if (CountHalted(+1) >= _running.Peek())
+            End(RunOutcome.AllHalted, "every vCPU waits for an event, and nothing can cause one");
+        vcpu.WaitUntilWoken(actor);
+        CountHalted(-1);
+        return true;
+    }
+
+    private int CountHalted(int delta)
+    {
+        using (_gate.Hold())
+        {
+            int count = _halted.Peek() + delta;
+            _halted.Write(count);
+            return count;
+        }
+    }
+
+    // A vCPU that ends may leave only halted ones behind.
+    private void LeaveRun()
+    {
+        bool allHalted;
+        using (_gate.Hold())
+        {
+            int running = _running.Peek() - 1;
+            _running.Write(running);
+            allHalted = running > 0 && _halted.Peek() >= running;
+        }
+
+        if (allHalted)
+            End(RunOutcome.AllHalted, "every vCPU that still runs waits for an event, and nothing can cause one");
+        else if (_running.Peek() == 0)
+            End(RunOutcome.ScriptEnd, null);
+    }
+
+    // The first reason counts.
+    private void End(RunOutcome outcome, string? message)
+    {
+        using (_gate.Hold())
+        {
+            if (_ended.Peek())
+                return;
+            _ended.Write(true);
+            _outcome = outcome;
+            _message = message;
+        }
+
+        _vm?.SignalAll(null);
+    }
+
+    private static Dictionary<string, long> MmuCounters(Vm vm)
+    {
+        var counters = new Dictionary<string, long>(StringComparer.Ordinal);
+        for (MmuCounter counter = 0; counter < MmuCounter.Count; counter++)
+            counters[counter.ToString()] = vm.Mmu.Statistics[counter];
+        return counters;
+    }
+
+    private static void Check(string ioctl, Errno result)
+    {
+        if (result != Errno.None)
+            throw new HostSetupException($"{ioctl} failed with -{result}");
+    }
+}
