@@ -48,12 +48,12 @@ internal static class MmioCode
         a.mov(rcx, (long)GuestAbi.SharedWindow);
         a.sub(rax, rcx);
         a.shr(rax, 32);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         // 4. There is a GLA, and it is the access itself, not a page-table entry.
         a.mov(eax, __dword_ptr[rbp + TrapFrame.VeQualification]);
         a.and(eax, LinearAddressValid | LinearAddressAccess);
         a.cmp(eax, LinearAddressValid | LinearAddressAccess);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
     }
 
     private static void EmitPrefixes(KernelCode k)
@@ -71,7 +71,7 @@ internal static class MmioCode
 
         k.Place(next);
         a.cmp(rsi, rdi);
-        a.jae(k["ve_fail"]);
+        a.jae(k["mmio_fail"]);
         a.movzx(eax, __byte_ptr[rsi]);
         a.inc(rsi);
         a.cmp(eax, 0x66);
@@ -143,7 +143,7 @@ internal static class MmioCode
             k.Place(other);
         }
         a.cmp(eax, 0x0F);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         a.movzx(eax, __byte_ptr[rsi]);
         a.inc(rsi);
         foreach ((int opcode, int bytes, int flags) in twoByte)
@@ -157,19 +157,19 @@ internal static class MmioCode
             a.jmp(modRm);
             k.Place(other);
         }
-        a.jmp(k["ve_fail"]);
+        a.jmp(k["mmio_fail"]);
 
         k.Place(modRm);
         a.movzx(r15d, __byte_ptr[rsi]);
         a.inc(rsi);
         a.cmp(r15d, 0xC0);
-        a.jae(k["ve_fail"]);
+        a.jae(k["mmio_fail"]);
         // C6 and C7 are MOV only with register field 0.
         Label register = k.Local();
         a.test(r13d, Immediate);
         a.je(register);
         a.test(r15d, 0x38);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         k.Place(register);
     }
 
@@ -263,7 +263,7 @@ internal static class MmioCode
         // rsi is now the end of the instruction, which RIP-relative addresses count from.
         k.Place(addressed);
         a.cmp(rsi, rdi);
-        a.ja(k["ve_fail"]);
+        a.ja(k["mmio_fail"]);
         a.test(r13d, RipRelative);
         a.je(notRip);
         a.add(rbx, rsi);
@@ -295,23 +295,23 @@ internal static class MmioCode
         a.test(__byte_ptr[rbp + TrapFrame.VeQualification], QualificationWrite);
         a.jne(isWrite);
         a.test(r13d, Write);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         a.jmp(agreed);
         k.Place(isWrite);
         a.test(r13d, Write);
-        a.je(k["ve_fail"]);
+        a.je(k["mmio_fail"]);
         k.Place(agreed);
         // 6. One page; the decoded address is the one that faulted (else the instruction straddles RAM and MMIO, or the bytes have changed);
         //    linear and guest-physical address agree inside the page.
         a.lea(rax, __[rbx + r12 - 1]);
         a.xor(rax, rbx);
         a.and(rax, -(int)GuestAbi.PageBytes);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         a.cmp(rbx, TrapFrame.Field(TrapFrame.VeGla));
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         a.xor(rbx, TrapFrame.Field(TrapFrame.VeGpa));
         a.and(ebx, (int)GuestAbi.PageBytes - 1);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         // 7. Sizes are 1, 2, 4 or 8 by construction. rbx = length of the instruction from here on.
         a.mov(rbx, rsi);
         a.sub(rbx, TrapFrame.Field(TrapFrame.Rip));
@@ -396,7 +396,7 @@ internal static class MmioCode
         a.call(k["hypercall"]);
         a.add(rsp, 8);
         a.test(rax, rax);
-        a.jne(k["ve_fail"]);
+        a.jne(k["mmio_fail"]);
         a.ret();
     }
 
@@ -409,6 +409,13 @@ internal static class MmioCode
         a.mov(TrapFrame.Field(TrapFrame.Rsp), rax);
         a.add(TrapFrame.Field(TrapFrame.Rip), rbx);
         a.jmp(k["trap_return"]);
+
+        k.Begin("mmio_fail");
+        a.call(k["fixup_find"]);
+        a.test(eax, eax);
+        a.jne(k["trap_return"]);
+        a.lea(rdi, __[k.Text("MMIO access refused")]);
+        a.jmp(k["oops"]);
     }
 
     // rax = truncate(rax value, edx bytes): keeps all other registers.
