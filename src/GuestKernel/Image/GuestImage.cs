@@ -95,7 +95,32 @@ public sealed class GuestImage
         // The acceptance state is written last: it describes every other segment, and itself.
         segments.Add(KernelData(options, kernel, segments, payload, kernelEnd, heap + (sharedTestPage == 0 ? 0 : GuestAbi.PageBytes)));
         segments.Sort(static (a, b) => a.Gpa.CompareTo(b.Gpa));
-        return new GuestImage(options, payload, segments, EntryStates(options, kernel), new GuestSymbols([.. kernel.Symbols, .. payload.Symbols]));
+        var symbols = new GuestSymbols([.. kernel.Symbols, .. DataSymbols(options, heap), .. payload.Symbols]);
+        return new GuestImage(options, payload, segments, EntryStates(options, kernel), symbols);
+    }
+
+    private static List<GuestSymbol> DataSymbols(GuestBootOptions options, ulong heap)
+    {
+        List<GuestSymbol> symbols =
+        [
+            new("boot_info", GuestAbi.BootInfo, GuestAbi.PageBytes),
+            new("gdt", GuestAbi.Gdt, GuestAbi.BootTss - GuestAbi.Gdt),
+            new("tss_0", GuestAbi.BootTss, KernelLayout.TssBytes),
+            new("idt", GuestAbi.Idt, GuestAbi.PageBytes),
+            new("boot_stack", GuestAbi.BootStackBottom, GuestAbi.BootStackTop - GuestAbi.BootStackBottom),
+            new("pml4", BootPageTables.Pml4, GuestAbi.PageBytes),
+            new("pdpt", BootPageTables.Pdpt, GuestAbi.PageBytes),
+            new("identity_directories", BootPageTables.IdentityDirectories, 4 * GuestAbi.PageBytes),
+            new("shared_directories", BootPageTables.SharedDirectories, 4 * GuestAbi.PageBytes),
+            new("first_page_table", BootPageTables.FirstTable, GuestAbi.PageBytes),
+            new("kernel_globals", KernelLayout.Globals, GuestAbi.PageBytes),
+            new("unit_states", KernelLayout.UnitStates, GuestAbi.PageBytes),
+            new("accepted_bitmap", KernelLayout.AcceptedBitmap, options.RamBytes / GuestAbi.PageBytes / 8),
+            new("heap", heap, options.RamBytes - heap),
+        ];
+        for (int i = 0; i < options.VcpuCount; i++)
+            symbols.Add(new GuestSymbol($"vcpu_area_{i}", KernelLayout.VcpuArea(i), KernelLayout.VcpuAreaBytes));
+        return symbols;
     }
 
     private static void CheckPlacement(ElfImage payload, GuestBootOptions options, ulong kernelEnd)

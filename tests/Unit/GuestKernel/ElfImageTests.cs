@@ -1,4 +1,3 @@
-using System.Linq;
 using Tdp.Kernel;
 
 namespace Tdp.Tests.Unit.GuestKernel;

@@ -1,4 +1,3 @@
-using System.Linq;
 using System.Text;
 using Tdp.Kernel;
 
@@ -140,7 +139,8 @@ public sealed class GuestImageTests
     {
         GuestImage image = Build(s_td with { VcpuCount = 4 });
         GuestMemory memory = new(image);
-        const ulong bitmap = 0x10_A000, unitStates = 0x10_9000;
+        Assert.True(image.Symbols.TryGetAddress("accepted_bitmap", out ulong bitmap));
+        Assert.True(image.Symbols.TryGetAddress("unit_states", out ulong unitStates));
         byte[] bits = memory.Bytes(bitmap, (64 << 20) / 4096 / 8);
         byte[] units = memory.Bytes(unitStates, 32);
         for (ulong page = 0; page < (64 << 20) / 4096; page++)

@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Linq;
 using Tdp.Kernel;
 
 namespace Tdp.Tests.Unit.GuestKernel;
