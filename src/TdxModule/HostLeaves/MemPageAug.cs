@@ -1,0 +1,146 @@
+namespace Tdp.Module;
+
+// TDH.MEM.PAGE.AUG and TDH.MEM.SEPT.ADD: what a mirror fault ends in (tdx-module 5.7).
+public sealed partial class TdxModule
+{
+    private TdxStatus PageAug(LpContext ctx, ulong pageInfo, ulong tdr, ulong page, out ulong rcx, out ulong rdx)
+    {
+        rcx = rdx = 0;
+        ulong newPage = PageInfo.LevelOf(pageInfo) == 0 ? page : 0;
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 1, OpStates.Aug, TreeUse.Shared, newPage, out MemGate gate);
+        if (status.IsError)
+            return status;
+        status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);
+        if (status.IsError)
+        {
+            Leave(ctx, ref gate);
+            return status;
+        }
+
+        if (!SeptEntry.IsFree(place.Entry) && SeptEntry.StateOf(place.Entry) != SeptState.REMOVED)
+            return Reject(ctx, ref gate, place, TdxStatus.EPT_ENTRY_STATE_INCORRECT | OperandId.RCX, out rcx, out rdx);
+
+        status = Assign(ctx, ref gate, page, OperandId.R8, PageType.REG, gate.Level);
+        if (status.IsError)
+            return Refuse(ctx, ref gate, place, status);
+
+        // The content stays as it is: ACCEPT clears it (tdx-module 0.4, fact 9).
+        StoreEntry(place, SeptEntry.PendingLeaf | page);
+        Leave(ctx, ref gate);
+        return TdxStatus.SUCCESS;
+    }
+
+    /// <summary>
+    /// Turns a free page into one of the TD's: PAMT type and owner, BEPOCH 0, CHLDCNT, ledger. The gate holds the TDR, so nobody can reclaim the page before
+    /// the caller has linked it.
+    /// </summary>
+    private TdxStatus Assign(LpContext ctx, ref MemGate gate, ulong page, OperandId operand, PageType type, int level)
+    {
+        if (gate.PageParents != 0 && TryAssignAtOnce(gate.Td, page, type))
+        {
+            gate.Td.AddChildren(ctx.Id, 1);
+            Machine.Ledger.ToModule(new Hpa(page), new Hkid(gate.Td.Hkid), gate.Td.Tdr);
+            return TdxStatus.SUCCESS;
+        }
+
+        return AssignInOrder(ctx, ref gate, page, operand, type, level);
+    }
+
+    // A free, unlocked entry becomes assigned in one step; nothing is left to fail afterwards. Linearizes at the compare-exchange: a rival for the page
+    // then finds it assigned instead of locked.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool TryAssignAtOnce(TdControl td, ulong page, PageType type)
+    {
+        ulong entry = _pamt.Entry4K(page);
+        AtomicWord word = _pamt.Word(entry);
+        ulong seen = word.Read();
+        if ((seen & ((0xFFUL << 16) | TryLock.Mask)) != 0 || _pamt.Bepoch(entry).PlainRead() != 0
+            || PamtEntry.TypeOf(_pamt.Word(_pamt.Entry2M(page)).PlainRead()) == PageType.REG
+            || PamtEntry.TypeOf(_pamt.Word(_pamt.Entry1G(page)).PlainRead()) == PageType.REG)
+            return false;
+        return word.CompareExchange(ref seen, PamtEntry.Content(type, td.Tdr.Frame));
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private TdxStatus AssignInOrder(LpContext ctx, ref MemGate gate, ulong page, OperandId operand, PageType type, int level)
+    {
+        LeavePageParents(ctx, ref gate);
+        TdxStatus status = _pamt.LockFree(ctx.Slot, page, operand, level, out PageHold hold);
+        if (status.IsError)
+            return status;
+        _pamt.Bepoch(hold.Entry).PlainWrite(0);
+        _pamt.Release(ctx.Slot, ref hold, PamtEntry.Content(type, gate.Td.Tdr.Frame, level));
+        ulong frames = 1UL << (9 * level);
+        gate.Td.AddChildren(ctx.Id, (long)frames);
+        for (ulong i = 0; i < frames; i++)
+            Machine.Ledger.ToModule(new Hpa(page + (i << 12)), new Hkid(gate.Td.Hkid), gate.Td.Tdr);
+        return TdxStatus.SUCCESS;
+    }
+
+    private TdxStatus SeptAdd(LpContext ctx, int version, ref SeamRegisters r)
+    {
+        ulong pageInfo = r.Rcx;
+        ulong tdr = r.Rdx;
+        ulong page = r.R8;
+        r.Rcx = r.Rdx = 0;
+        if (version > 1)
+            return TdxStatus.OPERAND_INVALID | OperandId.RAX;
+        bool allowExisting = (tdr & 1) != 0;
+        tdr &= ~1UL;
+        if ((tdr & 0xFFE) != 0 || tdr >> Machine.Description.PhysicalAddressBits != 0)
+            return TdxStatus.OPERAND_INVALID | OperandId.RDX;
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, ToRoot, OpStates.SeptAdd, TreeUse.Shared, page, out MemGate gate);
+        if (status.IsError)
+            return status;
+        status = FindAndLock(gate, out SeptPlace place, ref r.Rcx, ref r.Rdx);
+        if (status.IsError)
+        {
+            Leave(ctx, ref gate);
+            return status;
+        }
+
+        SeptState state = SeptEntry.StateOf(place.Entry);
+        bool none = page == ulong.MaxValue;
+        if (state == SeptState.NL_MAPPED && (allowExisting || version == 1))
+            return ConsumeNothing(ctx, version, ref gate, place, ref r, none);
+        if (state != SeptState.FREE)
+            return Reject(ctx, ref gate, place, TdxStatus.EPT_ENTRY_STATE_INCORRECT | OperandId.RCX, out r.Rcx, out r.Rdx);
+        status = none ? TdxStatus.OPERAND_INVALID | OperandId.R8 : Assign(ctx, ref gate, page, OperandId.R8, PageType.EPT, 0);
+        if (status.IsError)
+            return Refuse(ctx, ref gate, place, status);
+        _memory.Fill(new Hpa(page), SeptEntry.Free);
+        StoreEntry(place, SeptEntry.NlMapped | page);
+        Leave(ctx, ref gate);
+        if (version == 1)
+        {
+            r.R8 = ulong.MaxValue;
+            EchoL2Pages(ref r);
+        }
+
+        return TdxStatus.SUCCESS;
+    }
+
+    // The entry has its page already: the offered one is not taken.
+    private TdxStatus ConsumeNothing(LpContext ctx, int version, ref MemGate gate, in SeptPlace place, ref SeamRegisters r, bool none)
+    {
+        if (none && version == 0)
+            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_INVALID | OperandId.R8);
+        UnlockEntry(place);
+        Leave(ctx, ref gate);
+        if (version == 1)
+        {
+            r.R8 = none ? ulong.MaxValue : r.R8 | (1UL << 63);
+            EchoL2Pages(ref r);
+        }
+
+        return TdxStatus.SUCCESS;
+    }
+
+    // Without L2 VMs no L2 page is ever consumed: addresses come back marked, "none" stays "none".
+    private static void EchoL2Pages(ref SeamRegisters r)
+    {
+        r.R9 |= 1UL << 63;
+        r.R10 |= 1UL << 63;
+        r.R11 |= 1UL << 63;
+    }
+}

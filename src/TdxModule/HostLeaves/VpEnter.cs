@@ -1,0 +1,205 @@
+namespace Tdp.Module;
+
+// TDH.VP.ENTER and the TD exit (tdx-module 4.9, 4.10, 6.3, 7.6; decisions D25): two halves with an "in TD" state per processor between them.
+public sealed partial class TdxModule
+{
+    private const ulong EnterRecoverabilityHint = 1UL << 52;
+    private const ulong EnterResumeL1 = 1UL << 53;
+
+    /// <summary>
+    /// The entry half of TDH.VP.ENTER. True: the processor is in the TD, run <see cref="CurrentVmcs"/> on an engine and call <see cref="HandleExit"/>.
+    /// False: back in the host, registers as the SEAMCALL left them.
+    /// </summary>
+    /// <param name="lp">The processor; it stays with this vCPU until the exit.</param>
+    /// <param name="registers">RCX: TDVPR and flags; the others as the last exit asked for.</param>
+    public bool BeginEnter(LogicalProcessor lp, ref SeamRegisters registers)
+    {
+        registers.Rax = (ulong)TdhLeaf.VP_ENTER;
+        Seamcall(lp, ref registers);
+        return _lps[lp.Id].Current is not null;
+    }
+
+    /// <summary>
+    /// Runs a vCPU until it leaves its TD: the loop over the engine that the real module is (decisions D10, D25).
+    /// </summary>
+    public void Enter(LogicalProcessor lp, IVmxEngine engine, ref SeamRegisters registers)
+    {
+        if (!BeginEnter(lp, ref registers))
+            return;
+        Vmcs vmcs = _lps[lp.Id].Current!.Vmcs;
+        do
+        {
+            lp.InGuest = true;
+            engine.Enter(lp, vmcs);
+            lp.InGuest = false;
+            lp.Spend(SimClock.ExitTicks);
+        }
+        while (HandleExit(lp, ref registers));
+    }
+
+    private TdxStatus EnterHalf(LpContext ctx, ref SeamRegisters r, out TdVcpu? entered)
+    {
+        entered = null;
+        ulong flags = r.Rcx;
+        if ((flags & ~(SeptEntry.Address | EnterRecoverabilityHint | EnterResumeL1)) != 0)
+            return TdxStatus.OPERAND_INVALID | OperandId.RCX;
+        TdxStatus status = EnterVcpu(ctx, flags & SeptEntry.Address, OperandId.RCX, exclusive: false, tdrExclusive: false, out VcpuGate gate);
+        if (status.IsError)
+            return status;
+        status = OpenVcpu(ctx, ref gate, OpStates.Enter);
+        if (!status.IsError)
+            status = Prepare(ctx, ref gate, flags, ref r);
+        if (status.Value != 0)
+        {
+            LeaveVcpu(ctx, ref gate);
+            return status;
+        }
+
+        LeaveOpState(ctx, ref gate);
+        LoadGuestRegisters(ctx, gate.Vcpu, flags, r);
+
+        // TDR and TDVPR stay shared for the whole run: whoever needs one alone is busy until the exit (tdx-module 0.4, fact 7).
+        ctx.RunTdvpr = gate.Tdvpr;
+        ctx.RunTdr = gate.Tdr;
+        ctx.RunTdrHold = gate.TdrHold;
+        ctx.LastRun = gate.Vcpu;
+        ctx.Current = gate.Vcpu;
+        entered = gate.Vcpu;
+        return TdxStatus.SUCCESS;
+    }
+
+    // Steps 6 to 14. A status that is not zero means "do not enter"; 48 is the filter's EPT violation.
+    private TdxStatus Prepare(LpContext ctx, ref VcpuGate gate, ulong flags, ref SeamRegisters r)
+    {
+        TdVcpu vcpu = gate.Vcpu;
+        if (vcpu.Pages < TdVcpu.MinPages)
+            return TdxStatus.TDCX_NUM_INCORRECT;
+        if (vcpu.State != TdVcpuState.READY)
+            return TdxStatus.VCPU_STATE_INCORRECT;
+        if (!vcpu.TryAssociate(ctx.Id, out bool fresh))
+            return TdxStatus.VCPU_ASSOCIATED;
+
+        // From here a failure leaves the association (tdx-module 4.9).
+        if (((flags & EnterRecoverabilityHint) != 0 && vcpu.LastExit != TdExitKind.ASYNC_TRAP) || (flags & EnterResumeL1) != 0)
+            return TdxStatus.OPERAND_INVALID | OperandId.RCX;
+        TdControl td = gate.Td;
+        TryLock epochLock = new(ref td.EpochLock);
+        if (epochLock.TryShared(ctx.Slot, LockSide.Host, out int hold) != LockAnswer.Taken)
+            return TdxStatus.OPERAND_BUSY | OperandId.TD_EPOCH;
+        ulong epoch = EpochWord.Epoch(td.Epoch.Read());
+        td.Epoch.Add(EpochWord.OneVcpu(epoch));
+        epochLock.ReleaseShared(ctx.Slot, hold);
+
+        // A fresh association has no translations here: VP.FLUSH dropped them. Another vCPU's run in between makes a flush necessary anyway.
+        if ((epoch != vcpu.Epoch && !fresh) || !ReferenceEquals(ctx.LastRun, vcpu))
+            ctx.Lp.Tlb.FlushContext(td.Eptp);
+        vcpu.Epoch = epoch;
+
+        TdxStatus status = vcpu.FaultCount == 0 ? TdxStatus.SUCCESS : FilterFaults(ctx, vcpu, ref r);
+        if (status.Value != 0)
+            td.Epoch.Add(unchecked(0UL - EpochWord.OneVcpu(epoch)));
+        else
+            vcpu.State = TdVcpuState.ACTIVE;
+        return status;
+    }
+
+    // Zero-step filter: the guest does not run while a recorded GPA would still fault (tdx-module 7.6).
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private TdxStatus FilterFaults(LpContext ctx, TdVcpu vcpu, ref SeamRegisters r)
+    {
+        TdControl td = vcpu.Td;
+        TryLock treeLock = new(ref td.SeptTreeLock);
+        if (treeLock.TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
+            return TdxStatus.OPERAND_BUSY | OperandId.SEPT_TREE;
+        TdxStatus status = TdxStatus.SUCCESS;
+        for (int i = 0; i < vcpu.FaultCount; i++)
+        {
+            _ = WalkTo(td, vcpu.FaultList[i], 0, out SeptPlace place);
+            if (!SeptEntry.IsLeaf(place.Entry) || (place.Entry & SeptEntry.Rwx) != SeptEntry.Rwx)
+            {
+                r = default;
+                r.Rcx = 2;
+                r.R8 = vcpu.FaultList[i] & ~0xFFFUL;
+                status = new TdxStatus((ulong)ExitReason.EptViolation);
+                break;
+            }
+        }
+
+        if (status.Value == 0)
+            NotifyZeroStep(td, vcpu);
+        treeLock.ReleaseExclusive();
+        return status;
+    }
+
+    private static void NotifyZeroStep(TdControl td, TdVcpu vcpu)
+    {
+        Vmcs vmcs = vcpu.Vmcs;
+        if ((td.NotifyEnables & 1) == 0 || !vcpu.LastExitWasFault || vmcs.VeInfo!.IsValid || vmcs.EntryEvent.IsValid || vmcs.State.NmiBlocked)
+            return;
+        ulong gpa = vcpu.FaultList[vcpu.FaultCount - 1];
+        InjectVe(vmcs, ExitReason.EptViolation, vmcs.Exit.Qualification, 0, gpa, PoisonLength, 0);
+    }
+
+    private void LoadGuestRegisters(LpContext ctx, TdVcpu vcpu, ulong flags, in SeamRegisters r)
+    {
+        GuestState state = vcpu.Vmcs.State;
+        if (vcpu.LastExit == TdExitKind.TDVMCALL)
+        {
+            SeamRegisters host = r;
+            for (int i = 0; i < 16; i++)
+            {
+                if (((vcpu.VmcallMask >> i) & 1) != 0)
+                    state[(Gpr)i] = host[(Gpr)i];
+                if (((vcpu.VmcallMask >> (16 + i)) & 1) != 0)
+                    state.Xmm[i] = ctx.HostXmm[i];
+            }
+
+            state[Gpr.Rax] = 0;
+            state[Gpr.Rcx] = vcpu.VmcallMask;
+        }
+        else if (vcpu.LastExit == TdExitKind.ASYNC_TRAP)
+        {
+            ulong hint = (flags & EnterRecoverabilityHint) != 0 ? 1UL << 60 : 0;
+            state[Gpr.Rax] = (state[Gpr.Rax] & ~(1UL << 60)) | hint;
+        }
+
+        vcpu.RipAtEntry = state.Rip;
+        if (vcpu.PendingNmi && !vcpu.Vmcs.VeInfo!.IsValid)
+            vcpu.Vmcs.NmiWindowExiting = true;
+    }
+
+    /// <summary>An asynchronous TD exit: nothing of the guest is in the registers (tdx-module 4.10).</summary>
+    private bool ExitAsync(
+        LpContext ctx,
+        ref SeamRegisters r,
+        TdxStatus outcome,
+        uint reason,
+        TdExitKind kind,
+        ulong qualification = 0,
+        ulong extended = 0,
+        ulong gpa = 0,
+        uint interrupt = 0)
+    {
+        LeaveTd(ctx, kind, TdVcpuState.READY);
+        r = default;
+        r.Rax = outcome.Value | reason;
+        r.Rcx = (uint)qualification;
+        r.Rdx = extended;
+        r.R8 = gpa & ~0xFFFUL;
+        r.R9 = interrupt;
+        return false;
+    }
+
+    // The end of a run: vCPU READY, count of its epoch one lower, locks given back (tdx-module 4.10, exit sequence). The count falls after the last use
+    // of a translation: a REMOVE that sees it may take the page.
+    private void LeaveTd(LpContext ctx, TdExitKind kind, TdVcpuState next)
+    {
+        TdVcpu vcpu = ctx.Current!;
+        vcpu.LastExit = kind;
+        vcpu.State = next;
+        vcpu.Td.Epoch.Add(unchecked(0UL - EpochWord.OneVcpu(vcpu.Epoch)));
+        ctx.Current = null;
+        _pamt.Lock(ctx.RunTdr).ReleaseShared(ctx.Slot, ctx.RunTdrHold);
+        _pamt.Release(ctx.Slot, ref ctx.RunTdvpr);
+    }
+}

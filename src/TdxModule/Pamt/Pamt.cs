@@ -1,0 +1,244 @@
+namespace Tdp.Module;
+
+/// <summary>
+/// The physical address metadata table: who has each 4 KiB, 2 MiB and 1 GiB piece of the TDMRs (tdx-module 3). The entries lie in the memory that the
+/// host gave for them; this class knows where, and walks and locks them.
+/// </summary>
+/// <remarks>
+/// Protocol: an explicit operand locks the 1 GiB and 2 MiB entries above its page shared and the page's own entry as the leaf needs; a page found
+/// through the Secure EPT or an owner field locks only its own entry. Nothing waits. Entries above 4 KiB and that of a TDR are biased locks, because
+/// every SEAMCALL shares them (decisions D28); a 4 KiB entry is otherwise a counted lock. A GiB becomes visible when SYS.TDMR.INIT has finished
+/// it: its 4 KiB base is written last, and who does not see it yet answers as the call before would have.
+/// </remarks>
+internal sealed class Pamt
+{
+    private readonly PhysicalMemory _memory;
+    private readonly ulong _illegalHpa;
+    private readonly Gib[] _gibs;
+
+    public Pamt(Machine machine)
+    {
+        _memory = machine.Memory;
+        _illegalHpa = ~((1UL << machine.Description.HkidShift) - 1);
+        _gibs = new Gib[(machine.Memory.Top >> 30) + 1];
+    }
+
+    /// <summary>True when no KeyID bit and no bit beyond the physical width is set.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool IsLegal(ulong hpa) => (hpa & _illegalHpa) == 0;
+
+    /// <summary>True when the page's GiB is initialised.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool Covers(ulong hpa) => hpa >> 30 < (ulong)_gibs.Length && _gibs[hpa >> 30].Base4K != 0;
+
+    /// <summary>Address of the 4 KiB entry of a page that is covered.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ulong Entry4K(ulong hpa) => _gibs[hpa >> 30].Base4K + (((hpa >> 12) & 0x3FFFF) * PamtEntry.Bytes);
+
+    /// <summary>Address of the 2 MiB entry above a page that is covered.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ulong Entry2M(ulong hpa) => _gibs[hpa >> 30].Base2M + (((hpa >> 21) & 0x1FF) * PamtEntry.Bytes);
+
+    /// <summary>Address of the 1 GiB entry above a page that is covered.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ulong Entry1G(ulong hpa) => _gibs[hpa >> 30].Entry1G;
+
+    /// <summary>Address of the entry of a page that is covered, by TDX level 0..2.</summary>
+    public ulong EntryAt(ulong hpa, int level) => level switch { 0 => Entry4K(hpa), 1 => Entry2M(hpa), _ => Entry1G(hpa) };
+
+    /// <summary>The lock of an entry.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public TryLock Lock(ulong entry) => new(ref _memory.Word(entry));
+
+    /// <summary>Word 0 of an entry.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public AtomicWord Word(ulong entry) => new(ref _memory.Word(entry));
+
+    /// <summary>BEPOCH of an entry.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public AtomicWord Bepoch(ulong entry) => new(ref _memory.Word(entry + 8));
+
+    /// <summary>A GiB's three areas; called when its last 4 KiB entry has been initialised, under the TDMR's mutex.</summary>
+    public void Publish(ulong gib, ulong base4K, ulong base2M, ulong entry1G)
+    {
+        _gibs[gib].Base2M = base2M;
+        _gibs[gib].Entry1G = entry1G;
+        Fence.StoreStore();
+        _gibs[gib].Base4K = base4K;
+    }
+
+    /// <summary>
+    /// Walks to the leaf entry over an explicit operand and locks it (tdx-module 3.2). On success <paramref name="hold"/> must be released; its size and
+    /// type are not yet judged.
+    /// </summary>
+    /// <param name="slot">The caller's hazard slot.</param>
+    /// <param name="hpa">The operand.</param>
+    /// <param name="operand">Blamed by a failure.</param>
+    /// <param name="level">Expected size, 0 or 1.</param>
+    /// <param name="exclusive">How the leaf is locked.</param>
+    /// <param name="hold">What was locked.</param>
+    /// <param name="word">Word 0 of the leaf, under the lock.</param>
+    public TdxStatus LockExplicit(HazardSlot slot, ulong hpa, OperandId operand, int level, bool exclusive, out PageHold hold, out ulong word)
+    {
+        hold = default;
+        word = 0;
+        if (!IsLegal(hpa) || (hpa & ((1UL << ((9 * level) + 12)) - 1)) != 0)
+            return TdxStatus.OPERAND_INVALID | operand;
+        if (!Covers(hpa))
+            return TdxStatus.OPERAND_ADDR_RANGE_ERROR | operand;
+        return Walk(slot, hpa, operand, level, exclusive, ref hold, out word);
+    }
+
+    private TdxStatus Walk(HazardSlot slot, ulong hpa, OperandId operand, int level, bool exclusive, ref PageHold hold, out ulong word)
+    {
+        word = 0;
+        ulong entry1G = Entry1G(hpa);
+        if (Lock(entry1G).TryShared(slot, LockSide.Host, out int first) != LockAnswer.Taken)
+            return TdxStatus.OPERAND_BUSY | operand;
+        word = Word(entry1G).Read();
+        if (PamtEntry.TypeOf(word) == PageType.REG || level == 2)
+            return Settle(slot, entry1G, 2, first, exclusive, operand, ref hold);
+        hold.Entry1G = entry1G;
+        hold.First = first;
+        ulong entry2M = Entry2M(hpa);
+        if (Lock(entry2M).TryShared(slot, LockSide.Host, out int second) != LockAnswer.Taken)
+            return Abandon(slot, operand, ref hold);
+        word = Word(entry2M).Read();
+        if (PamtEntry.TypeOf(word) == PageType.REG || level == 1)
+            return Settle(slot, entry2M, 1, second, exclusive, operand, ref hold);
+        hold.Entry2M = entry2M;
+        hold.Second = second;
+        ulong entry4K = Entry4K(hpa);
+        int last = -1;
+        LockAnswer answer = exclusive
+            ? Lock(entry4K).TryExclusive(slot, LockSide.Host)
+            : Lock(entry4K).TryShared(slot, LockSide.Host, out last);
+        if (answer != LockAnswer.Taken)
+            return Abandon(slot, operand, ref hold);
+        hold.Entry = entry4K;
+        hold.Level = 0;
+        hold.Exclusive = exclusive;
+        hold.Last = last;
+        word = Word(entry4K).Read();
+        return TdxStatus.SUCCESS;
+    }
+
+    // A leaf above 4 KiB is already shared; an exclusive one is promoted (tdx-module 3.2 step 6).
+    private TdxStatus Settle(HazardSlot slot, ulong entry, int level, int shared, bool exclusive, OperandId operand, ref PageHold hold)
+    {
+        if (exclusive && Lock(entry).TryPromote(slot, shared) != LockAnswer.Taken)
+        {
+            Lock(entry).ReleaseShared(slot, shared);
+            return Abandon(slot, operand, ref hold);
+        }
+
+        hold.Entry = entry;
+        hold.Level = level;
+        hold.Exclusive = exclusive;
+        hold.Last = shared;
+        return TdxStatus.SUCCESS;
+    }
+
+    private TdxStatus Abandon(HazardSlot slot, OperandId operand, ref PageHold hold)
+    {
+        ReleaseParents(slot, ref hold);
+        return TdxStatus.OPERAND_BUSY | operand;
+    }
+
+    private void ReleaseParents(HazardSlot slot, ref PageHold hold)
+    {
+        if (hold.Entry2M != 0)
+            Lock(hold.Entry2M).ReleaseShared(slot, hold.Second);
+        if (hold.Entry1G != 0)
+            Lock(hold.Entry1G).ReleaseShared(slot, hold.First);
+        hold = default;
+    }
+
+    /// <summary>Releases everything of a walk, the leaf unchanged.</summary>
+    public void Release(HazardSlot slot, ref PageHold hold)
+    {
+        if (hold.Entry == 0)
+            return;
+        if (hold.Exclusive)
+            Lock(hold.Entry).ReleaseExclusive();
+        else
+            Lock(hold.Entry).ReleaseShared(slot, hold.Last);
+        ReleaseParents(slot, ref hold);
+    }
+
+    /// <summary>Releases everything of a walk whose leaf is held exclusively, giving word 0 of the leaf a new content.</summary>
+    public void Release(HazardSlot slot, ref PageHold hold, ulong content)
+    {
+        Lock(hold.Entry).ReleaseExclusive(content);
+        ReleaseParents(slot, ref hold);
+    }
+
+    /// <summary>
+    /// Takes a page that must be free at <paramref name="level"/> (0 or 1) for a new purpose: exclusive walk, size and type checked. For 2 MiB
+    /// all 512 entries below must be free too (tdx-module 3.3, 5.7 AUG).
+    /// </summary>
+    public TdxStatus LockFree(HazardSlot slot, ulong hpa, OperandId operand, int level, out PageHold hold)
+    {
+        TdxStatus status = LockExplicit(slot, hpa, operand, level, exclusive: true, out hold, out ulong word);
+        if (status.IsError)
+            return status;
+        if (hold.Level != level || PamtEntry.TypeOf(word) != PageType.NDA || (level == 1 && !AreChildrenFree(hpa)))
+        {
+            Release(slot, ref hold);
+            return TdxStatus.PAGE_METADATA_INCORRECT | operand;
+        }
+
+        return TdxStatus.SUCCESS;
+    }
+
+    private bool AreChildrenFree(ulong hpa)
+    {
+        // No lock: whoever would change a child must share the 2 MiB entry that the caller holds exclusively.
+        ulong entry = Entry4K(hpa);
+        for (int i = 0; i < 512; i++, entry += PamtEntry.Bytes)
+        {
+            if (PamtEntry.TypeOf(Word(entry).PlainRead()) != PageType.NDA)
+                return false;
+        }
+
+        return true;
+    }
+
+    /// <summary>The leaf entry that covers a page, without locks; for inspection and for the owner's own pages.</summary>
+    public ulong FindLeaf(ulong hpa, out int level)
+    {
+        for (level = 2; level > 0; level--)
+        {
+            ulong entry = EntryAt(hpa, level);
+            if (PamtEntry.TypeOf(Word(entry).PlainRead()) == PageType.REG)
+                return entry;
+        }
+
+        return Entry4K(hpa);
+    }
+
+    private struct Gib
+    {
+        public ulong Base4K;
+        public ulong Base2M;
+        public ulong Entry1G;
+    }
+}
+
+/// <summary>What an explicit PAMT walk has locked. Lives on the caller's stack; released by the same hazard slot.</summary>
+internal struct PageHold
+{
+    /// <summary>Address of the leaf entry; 0 when nothing is held.</summary>
+    public ulong Entry;
+
+    public ulong Entry1G;
+    public ulong Entry2M;
+    public int First;
+    public int Second;
+    public int Last;
+
+    /// <summary>Size of the leaf as a TDX level.</summary>
+    public int Level;
+
+    public bool Exclusive;
+}
