@@ -283,7 +283,7 @@ public sealed class Vm
         UserMemory.Notifier = null;
         UserMemory.Free(actor);
         Attributes?.Free(actor);
-        Kernel.Frames.DrainAll();
+        Kernel.Frames.Drain(actor);
     }
 
     internal void AddFile(GuestMemfd file) => _files = [.. _files, file];

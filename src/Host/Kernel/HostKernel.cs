@@ -169,6 +169,14 @@ public sealed class HostKernel
         }
     }
 
+    /// <summary>Closes the books: empties every actor's page list, then looks at every frame of the machine. No actor may run.</summary>
+    /// <param name="isAfterTeardown">No VM is left: whatever a VM or a list still has is wrong.</param>
+    public FrameAudit Audit(bool isAfterTeardown)
+    {
+        Frames.DrainAll();
+        return FrameAudit.Take(Machine, Port?.Module, isAfterTeardown);
+    }
+
     /// <summary>
     /// Issues one call on a processor of every package (MNG.KEY.CONFIG, CACHE.WB). The caller holds tdx_lock where the leaf takes a module-global lock.
     /// </summary>

@@ -116,8 +116,7 @@ public sealed class MemslotTable
         _generation.Write(_generation.Read() | UpdateInProgress);
 
         // A notifier between start and end must see the same slots in both, or begin and end of the invalidation would not balance (R30).
-        vm.Notifier.WaitUntilIdle(actor);
-        _active.Write(inactive);
+        vm.Notifier.WhenIdle(actor, () => _active.Write(inactive));
         vm.SlotsArchLock.Exit(actor);
         vm.Srcu.Synchronize(actor);
         _sets[inactive ^ 1] = next;

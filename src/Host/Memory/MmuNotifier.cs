@@ -85,8 +85,24 @@ public sealed class MmuNotifier
         _idle.Wake();
     }
 
-    /// <summary>Waits until no invalidation is between start and end. For memslot updates, which hold slots_lock.</summary>
-    internal void WaitUntilIdle(Actor actor) => _idle.Until(actor, () => _active.Peek() == 0);
+    /// <summary>
+    /// Runs <paramref name="publish"/> at a moment when no invalidation is between start and end, and keeps the next one from starting meanwhile. For memslot
+    /// updates, which hold slots_lock.
+    /// </summary>
+    internal void WhenIdle(Actor actor, Action publish)
+    {
+        while (true)
+        {
+            _idle.Until(actor, () => _active.Peek() == 0);
+            _lock.Enter(actor);
+            bool isIdle = _active.Read() == 0;
+            if (isIdle)
+                publish();
+            _lock.Exit(actor);
+            if (isIdle)
+                return;
+        }
+    }
 
     private bool Intersects(ulong hvaStart, ulong hvaEnd)
     {

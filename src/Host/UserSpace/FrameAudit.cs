@@ -30,7 +30,7 @@ public sealed record FrameAudit
     /// <param name="machine">The machine; nobody runs.</param>
     /// <param name="module">The module, or null.</param>
     /// <param name="isAfterTeardown">True: no VM is left, so a frame that belongs to one is wrong as well.</param>
-    public static FrameAudit Take(Machine machine, TdxModule? module, bool isAfterTeardown)
+    internal static FrameAudit Take(Machine machine, TdxModule? module, bool isAfterTeardown)
     {
         var byUse = new Dictionary<FrameUse, long>();
         var lines = new List<string>();
@@ -43,7 +43,10 @@ public sealed record FrameAudit
                 if (record.Generation == 0)
                     continue;
                 byUse[record.Use] = byUse.GetValueOrDefault(record.Use) + 1;
-                if (Judge(module, new Hpa(frame << 12), record, isAfterTeardown) is not { } problem)
+                string? problem = Judge(module, new Hpa(frame << 12), record, isAfterTeardown);
+                if (problem is null && isAfterTeardown && record.Use == FrameUse.Kernel && !IsPamt(machine, frame << 12))
+                    problem = "the kernel still has it after teardown";
+                if (problem is null)
                     continue;
                 wrong++;
                 if (lines.Count < MostListed)
@@ -54,6 +57,17 @@ public sealed record FrameAudit
         return new FrameAudit(byUse, lines, wrong);
     }
 
+    private static bool IsPamt(Machine machine, ulong address)
+    {
+        foreach (TdmrDescription tdmr in machine.Description.Tdmrs)
+        {
+            if (tdmr.Pamt4K.Contains(address) || tdmr.Pamt2M.Contains(address) || tdmr.Pamt1G.Contains(address))
+                return true;
+        }
+
+        return false;
+    }
+
     private static string? Judge(TdxModule? module, Hpa frame, FrameRecord record, bool isAfterTeardown)
     {
         bool isModules = false;
@@ -61,7 +75,7 @@ public sealed record FrameAudit
         if (module is not null && module.Pamt(frame) is { } view)
         {
             type = view.Type.ToString();
-            isModules = view.IsModuleOwned;
+            isModules = view.Type is not (PageType.NDA or PageType.RSVD);
         }
 
         if (isModules != (record.Use == FrameUse.Module) && !(record.Use == FrameUse.Leaked && isModules))

@@ -3,40 +3,46 @@ namespace Tdp.Host;
 /// <summary>The module's counters at one moment, so that a run's own share is a difference. Taken at quiescence.</summary>
 internal readonly struct ModuleCounts
 {
-    private readonly IReadOnlyDictionary<(int Leaf, ulong Status), long>? _host;
-    private readonly IReadOnlyDictionary<(int Leaf, ulong Status), long>? _guest;
+    private readonly IReadOnlyList<LeafCount>? _counts;
 
-    private ModuleCounts(TdxModule module)
+    private ModuleCounts(IReadOnlyList<LeafCount> counts) => _counts = counts;
+
+    /// <summary>Successful 4 KiB accepts so far: the Host maps nothing larger (decisions D04).</summary>
+    public long PagesAccepted
     {
-        _host = module.SeamcallCounts();
-        _guest = module.TdcallCounts();
-        PagesAccepted = module.PagesAccepted;
+        get
+        {
+            string accept = TdgLeaf.MEM_PAGE_ACCEPT.FullName();
+            foreach (LeafCount count in _counts ?? [])
+            {
+                if (count.IsGuest && count.Leaf == accept && count.Status == TdxStatus.SUCCESS)
+                    return count.Times;
+            }
+
+            return 0;
+        }
     }
 
-    /// <summary>4 KiB pages accepted so far.</summary>
-    public long PagesAccepted { get; }
+    public static ModuleCounts Of(TdxModule? module) => module is null ? default : new ModuleCounts(module.Counts());
 
-    public static ModuleCounts Of(TdxModule? module) => module is null ? default : new ModuleCounts(module);
-
-    public List<LeafCount> SeamcallsSince(ModuleCounts before) => Since(_host, before._host, static leaf => ((TdhLeaf)leaf).FullName());
-
-    public List<LeafCount> TdcallsSince(ModuleCounts before) => Since(_guest, before._guest, static leaf => ((TdgLeaf)leaf).FullName());
-
-    private static List<LeafCount> Since(
-        IReadOnlyDictionary<(int Leaf, ulong Status), long>? after, IReadOnlyDictionary<(int Leaf, ulong Status), long>? before, Func<int, string> name)
+    /// <summary>What was added since, host leaves or guest leaves.</summary>
+    public List<LeafCount> Since(ModuleCounts before, bool guest)
     {
-        var counts = new List<LeafCount>();
-        if (after is null)
-            return counts;
-        var keys = new List<(int Leaf, ulong Status)>(after.Keys);
-        keys.Sort();
-        foreach ((int leaf, ulong status) in keys)
+        var earlier = new Dictionary<(string Leaf, TdxStatus Status), long>();
+        foreach (LeafCount count in before._counts ?? [])
         {
-            long count = after[(leaf, status)] - (before?.GetValueOrDefault((leaf, status)) ?? 0);
-            if (count != 0)
-                counts.Add(new LeafCount(name(leaf), new TdxStatus(status).ToString(), status, count));
+            if (count.IsGuest == guest)
+                earlier[(count.Leaf, count.Status)] = count.Times;
         }
 
-        return counts;
+        var result = new List<LeafCount>();
+        foreach (LeafCount count in _counts ?? [])
+        {
+            long times = count.Times - earlier.GetValueOrDefault((count.Leaf, count.Status));
+            if (count.IsGuest == guest && times != 0)
+                result.Add(count with { Times = times });
+        }
+
+        return result;
     }
 }

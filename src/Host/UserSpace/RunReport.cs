@@ -28,13 +28,6 @@ public enum RunOutcome
     ScriptEnd,
 }
 
-/// <summary>How often one leaf returned one status.</summary>
-/// <param name="Leaf">Full name, such as <c>TDH.MEM.PAGE.AUG</c>.</param>
-/// <param name="Status">Decoded status.</param>
-/// <param name="Value">The status itself, without operand.</param>
-/// <param name="Count">How often.</param>
-public readonly record struct LeafCount(string Leaf, string Status, ulong Value, long Count);
-
 /// <summary>Faults by kind, from the vCPUs' and the MMU's counters.</summary>
 public readonly record struct FaultCounts
 {

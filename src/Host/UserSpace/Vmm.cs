@@ -127,7 +127,7 @@ public sealed class Vmm
     }
 
     /// <summary>Stops the guest from outside: every vCPU leaves KVM_RUN. Any thread.</summary>
-    public void Stop() => End(RunOutcome.Stopped, null);
+    public void Stop(Actor? actor = null) => End(actor, RunOutcome.Stopped, null);
 
     /// <summary>
     /// Converts a range as MapGPA or a memory-fault exit asks, and frees the backing of the other alias, as user space has to (tdp-mmu 6.10).
@@ -160,13 +160,13 @@ public sealed class Vmm
         foreach (LogicalProcessor lp in _world.Machine.Processors)
             ticks = Math.Max(ticks, lp.ReadTime());
         Dictionary<string, long> mmu = MmuCounters(vm);
-        byte[] mrtd = vm.Td is { } td && module is not null ? module.Mrtd(td.Tdr) : [];
+        byte[] mrtd = vm.Td is { } td && module?.Td(td.Tdr) is { } view ? [.. view.Mrtd] : [];
         VcpuStatistics totals = default;
         foreach (Vcpu vcpu in vm.Vcpus)
             totals.Add(vcpu.Statistics);
         long accepted = module is null ? 0 : ModuleCounts.Of(module).PagesAccepted - _before.PagesAccepted;
         vm.Destroy(_world.Actor);
-        FrameAudit audit = FrameAudit.Take(_world.Machine, module, isAfterTeardown: true);
+        FrameAudit audit = _world.Kernel.Audit(isAfterTeardown: true);
         ModuleCounts after = ModuleCounts.Of(module);
         return new RunReport
         {
@@ -192,8 +192,8 @@ public sealed class Vmm
             PagesAugmented = vm.Glue?[TdxGlue.GlueCounter.Augmented] ?? 0,
             PagesRemoved = vm.Glue?[TdxGlue.GlueCounter.Removed] ?? 0,
             Conversions = vm.Memory.Conversions,
-            Seamcalls = after.SeamcallsSince(_before),
-            Tdcalls = after.TdcallsSince(_before),
+            Seamcalls = after.Since(_before, guest: false),
+            Tdcalls = after.Since(_before, guest: true),
             Mmu = mmu,
             Mrtd = mrtd,
             Leaks = _world.Machine.Ledger.Leaks,
@@ -266,7 +266,7 @@ public sealed class Vmm
         catch
         {
             // The others must not wait for this one; the exception goes on to Join.
-            End(RunOutcome.InternalError, $"vCPU {vcpu.Id} failed");
+            End(actor, RunOutcome.InternalError, $"vCPU {vcpu.Id} failed");
             throw;
         }
         finally
@@ -274,7 +274,7 @@ public sealed class Vmm
             kernel.Frames.Drain(actor);
             kernel.Processors.Of(actor).ReadTime();
             kernel.Processors.Unbind(actor);
-            LeaveRun();
+            LeaveRun(actor);
         }
     }
 
@@ -287,7 +287,7 @@ public sealed class Vmm
             case UserExit.Io when result == Errno.None:
                 if (_devices.Io(run))
                     return true;
-                End(RunOutcome.Exited, null);
+                End(actor, RunOutcome.Exited, null);
                 return false;
             case UserExit.Mmio when result == Errno.None:
                 VmmDevices.Mmio(_devices, run);
@@ -304,32 +304,34 @@ public sealed class Vmm
                 // No quoting service: the preset answer says "unsupported".
                 return true;
             case UserExit.SystemEvent:
-                End(RunOutcome.FatalError, $"the guest reported fatal error 0x{run.Code:x}: {VmmDevices.Printable(run.Text)}");
+                End(actor, RunOutcome.FatalError, $"the guest reported fatal error 0x{run.Code:x}: {VmmDevices.Printable(run.Text)}");
                 return false;
             case UserExit.Shutdown:
-                End(RunOutcome.Shutdown, $"vCPU {vcpu.Id} shut down (triple fault)");
+                End(actor, RunOutcome.Shutdown, $"vCPU {vcpu.Id} shut down (triple fault)");
                 return false;
             case UserExit.ScriptEnd:
                 return false;
             case UserExit.InternalError:
-                End(RunOutcome.InternalError, run.Message);
+                End(actor, RunOutcome.InternalError, run.Message);
                 return false;
             default:
-                return AnswerErrno(vcpu, result);
+                return AnswerErrno(actor, vcpu, result);
         }
     }
 
-    private bool AnswerErrno(Vcpu vcpu, Errno result)
+    private bool AnswerErrno(Actor actor, Vcpu vcpu, Errno result)
     {
         switch (result)
         {
-            case Errno.EINTR or Errno.EAGAIN:
+            case Errno.EINTR:
+                // Cleared first: whoever ends the run sets the flag below before it signals.
+                vcpu.ClearSignal();
                 return !_ended.Read();
             case Errno.EIO when Vm.IsDead:
-                End(RunOutcome.VmDead, Vm.Mmu.Death.Reason);
+                End(actor, RunOutcome.VmDead, Vm.Mmu.Death.Reason);
                 return false;
             default:
-                End(RunOutcome.InternalError, $"KVM_RUN of vCPU {vcpu.Id} failed with -{result}");
+                End(actor, RunOutcome.InternalError, $"KVM_RUN of vCPU {vcpu.Id} failed with -{result}");
                 return false;
         }
     }
@@ -346,6 +348,7 @@ public sealed class Vmm
         }
 
         End(
+            actor,
             RunOutcome.InternalError,
             $"vCPU {vcpu.Id}: {(wantsPrivate ? "private" : "shared")} access to GPA 0x{run.Gpa:x}, which is {(!isMemory ? "not memory" : wantsPrivate ? "shared" : "private")}");
         return false;
@@ -354,7 +357,7 @@ public sealed class Vmm
     private bool AnswerHlt(Actor actor, Vcpu vcpu)
     {
         if (CountHalted(+1) >= _running.Peek())
-            End(RunOutcome.AllHalted, "every vCPU waits for an event, and nothing can cause one");
+            End(actor, RunOutcome.AllHalted, "every vCPU waits for an event, and nothing can cause one");
         vcpu.WaitUntilWoken(actor);
         CountHalted(-1);
         return true;
@@ -371,7 +374,7 @@ public sealed class Vmm
     }
 
     // A vCPU that ends may leave only halted ones behind.
-    private void LeaveRun()
+    private void LeaveRun(Actor actor)
     {
         bool allHalted;
         using (_gate.Hold())
@@ -382,13 +385,13 @@ public sealed class Vmm
         }
 
         if (allHalted)
-            End(RunOutcome.AllHalted, "every vCPU that still runs waits for an event, and nothing can cause one");
+            End(actor, RunOutcome.AllHalted, "every vCPU that still runs waits for an event, and nothing can cause one");
         else if (_running.Peek() == 0)
-            End(RunOutcome.ScriptEnd, null);
+            End(actor, RunOutcome.ScriptEnd, null);
     }
 
     // The first reason counts.
-    private void End(RunOutcome outcome, string? message)
+    private void End(Actor? actor, RunOutcome outcome, string? message)
     {
         using (_gate.Hold())
         {
@@ -399,7 +402,7 @@ public sealed class Vmm
             _message = message;
         }
 
-        _vm?.SignalAll(null);
+        _vm?.SignalAll(actor);
     }
 
     private static Dictionary<string, long> MmuCounters(Vm vm)

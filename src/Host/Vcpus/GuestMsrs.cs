@@ -31,6 +31,24 @@ public sealed class GuestMsrs
         _values[PollControl] = 1;
     }
 
+    /// <summary>Which MSRs of an ordinary VM exit: all but those that the processor switches or keeps itself.</summary>
+    internal static MsrBitmap Intercepts()
+    {
+        var bitmap = new MsrBitmap();
+        ReadOnlySpan<uint> native =
+        [
+            0x174, 0x175, 0x176, Pat, Efer, 0xC000_0081, 0xC000_0082, 0xC000_0084, 0xC000_0100, 0xC000_0101, 0xC000_0102, 0xC000_0103,
+        ];
+        foreach (uint msr in native)
+        {
+            bitmap.Set(msr, write: false, exits: false);
+            bitmap.Set(msr, write: true, exits: false);
+        }
+
+        bitmap.Set(Tsc, write: false, exits: false);
+        return bitmap;
+    }
+
     /// <summary>RDMSR. False: the MSR does not exist here (INVALID_OPERAND for a TD, #GP for an ordinary VM).</summary>
     public bool TryRead(uint msr, out ulong value)
     {

@@ -43,7 +43,7 @@ public sealed partial class Vcpu
         _waitQueue = new WaitFor($"vcpu{id}-wait", owner);
         if (vm.IsTd)
             return;
-        Vmcs = new Vmcs { VcpuId = id, GpaWidth = vm.GpaWidth };
+        Vmcs = new Vmcs { VcpuId = id, GpaWidth = vm.GpaWidth, WbinvdExits = false, MsrBitmap = GuestMsrs.Intercepts() };
         Msrs = new GuestMsrs(id, vm.Kernel.Machine);
     }
 
