@@ -1,0 +1,5 @@
+global using System;
+global using System.Collections.Generic;
+global using System.Runtime.CompilerServices;
+global using Tdp.Platform;
+global using Tdp.Sync;
