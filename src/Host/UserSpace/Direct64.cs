@@ -3,6 +3,17 @@ namespace Tdp.Host;
 /// <summary>Puts the entry state of boot protocol TDG1 into a vCPU's architectural state (decisions D22; td-guest 8.3).</summary>
 public static class Direct64
 {
+    /// <summary>The state of a scripted guest: 64-bit mode, CPL 0, first step. RIP counts the steps.</summary>
+    public static void ApplyScript(GuestState state)
+    {
+        state.Rip = 0;
+        state.Rflags = 2;
+        state.Cr0 = 0x8005_0033;
+        state.Efer = 0xD01;
+        state.Cs = new Segment { Selector = 8, Access = 0xA09B, Limit = uint.MaxValue };
+        state.Ss = new Segment { Selector = 16, Access = 0xC093, Limit = uint.MaxValue };
+    }
+
     /// <summary>Overwrites the state.</summary>
     public static void Apply(EntryState entry, GuestState state)
     {

@@ -249,7 +249,8 @@ public sealed class Vmm
             return;
         }
 
-        Check("KVM_TDX_INIT_VCPU", vcpu.Initialize(actor, 0, entry is null ? null : state => Direct64.Apply(entry, state)));
+        // Without an image the guest is a script, whose RIP counts its steps.
+        Check("KVM_TDX_INIT_VCPU", vcpu.Initialize(actor, 0, entry is null ? Direct64.ApplyScript : state => Direct64.Apply(entry, state)));
     }
 
     private void RunVcpu(Actor actor, Vcpu vcpu)

@@ -32,7 +32,7 @@ public sealed class GoldenTd : IDisposable
         for (int i = 0; i < vcpus; i++)
         {
             Assert.Equal(Errno.None, Vm.CreateVcpu(Host, out Vcpu? vcpu));
-            Assert.Equal(Errno.None, vcpu!.Initialize(Host));
+            Assert.Equal(Errno.None, vcpu!.Initialize(Host, 0, Direct64.ApplyScript));
         }
 
         Hva = Vm.UserMemory.Map(Host, SlotPages);
@@ -81,7 +81,21 @@ public sealed class GoldenTd : IDisposable
     public Actor ActorOf(int id) => _actors[id];
 
     /// <summary>Runs a vCPU with a script until the script ends or user space is needed.</summary>
-    public Errno Run(int id, ScriptedGuest guest) => Vcpu(id).Run(ActorOf(id), guest);
+    public Errno Run(int id, ScriptedGuest guest) => Vcpu(id).Run(ActorOf(id), new FromFirstStep(guest));
+
+    /// <summary>Starts a script at its first step, wherever the vCPU's previous script ended.</summary>
+    public sealed class FromFirstStep(ScriptedGuest guest) : IVmxEngine
+    {
+        private bool _started;
+
+        public ref VmExit Enter(LogicalProcessor lp, Vmcs vmcs)
+        {
+            if (!_started)
+                vmcs.State.Rip = 0;
+            _started = true;
+            return ref guest.Enter(lp, vmcs);
+        }
+    }
 
     public ScriptedGuest Script(params GuestStep[] steps) => new(World.Machine, steps);
 

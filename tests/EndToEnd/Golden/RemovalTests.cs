@@ -42,7 +42,7 @@ public sealed class RemovalTests : IDisposable
             runner.Start(actor =>
             {
                 _td.World.Kernel.Processors.Bind(actor, 1);
-                _td.Vcpu(1).Run(actor, _td.Script(GuestStep.Read(GoldenTd.SharedBit | 0x1000_0000)));
+                _td.Vcpu(1).Run(actor, new GoldenTd.FromFirstStep(_td.Script(GuestStep.Read(GoldenTd.SharedBit | 0x1000_0000))));
                 _td.World.Kernel.Processors.Unbind(actor);
             });
             SpinWait.SpinUntil(() => _td.Vcpu(1).Statistics.RefusedEntries > 10);
