@@ -15,17 +15,20 @@ public enum MmuCounter
     /// <summary>Linked tables, roots not counted.</summary>
     Tables,
 
-    /// <summary>pf_taken: faults that took the normal path.</summary>
-    PfTaken,
-
     /// <summary>pf_fixed.</summary>
     PfFixed,
 
     /// <summary>pf_spurious.</summary>
     PfSpurious,
 
-    /// <summary>pf_emulate.</summary>
+    /// <summary>pf_emulate of the normal path.</summary>
     PfEmulate,
+
+    /// <summary>MMIO misconfigurations that were emulated without the normal path; the kernel counts them under pf_emulate, too.</summary>
+    MmioCached,
+
+    /// <summary>Faults with any other answer: write-protected, or an errno.</summary>
+    PfOther,
 
     /// <summary>Faults that answered RETRY.</summary>
     PfRetry,
@@ -59,6 +62,10 @@ public sealed class MmuStatistics
 
     /// <summary>Sum over all actors.</summary>
     public long this[MmuCounter counter] => _counters.Sum((int)counter);
+
+    /// <summary>pf_taken: faults that took the normal path, whatever their answer.</summary>
+    public long PfTaken =>
+        this[MmuCounter.PfFixed] + this[MmuCounter.PfSpurious] + this[MmuCounter.PfEmulate] + this[MmuCounter.PfRetry] + this[MmuCounter.PfOther];
 
     /// <summary>One actor's share.</summary>
     public long Of(Actor actor, MmuCounter counter) => _counters.Of(actor, (int)counter);

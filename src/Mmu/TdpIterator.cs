@@ -85,13 +85,6 @@ internal ref struct TdpIterator
             NextFromAbove();
     }
 
-    /// <summary>One level down towards the goal, if there is a table; for lookups of one page.</summary>
-    internal bool TryDescend() => TryStepDown();
-
-    /// <summary>Reads the current entry again.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void Refresh() => Old = Entry.Read();
-
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void Restart()
     {

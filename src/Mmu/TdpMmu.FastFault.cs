@@ -21,18 +21,7 @@ public sealed partial class TdpMmu
     /// <returns>Fixed, Spurious, or Invalid: not for the fast path.</returns>
     public FaultResult FastFault(MmuVcpu vcpu, Gpa addr, ulong errorCode)
     {
-        var fault = new Fault
-        {
-            Vcpu = vcpu,
-            Addr = addr,
-            ErrorCode = errorCode,
-            Gfn = Options.AliasBit.Strip(addr),
-            Exec = (errorCode & PfErr.Fetch) != 0,
-            Write = (errorCode & PfErr.Write) != 0,
-            Present = (errorCode & PfErr.Present) != 0,
-            Rsvd = (errorCode & PfErr.Rsvd) != 0,
-            IsPrivate = (errorCode & PfErr.PrivateAccess) != 0,
-        };
+        Decode(out Fault fault, vcpu, addr, errorCode);
         return TryFast(ref fault);
     }
 
@@ -55,9 +44,9 @@ public sealed partial class TdpMmu
         FaultResult result = FaultResult.Invalid;
         for (int i = 0; i < FastTries; i++)
         {
-            var it = LastEntry(root, fault.Gfn.Value);
-            Spte old = it.Old;
-            if (!old.IsPresent || !old.IsLast(it.Level))
+            SpteCursor at = LastEntry(root, fault.Gfn.Value);
+            Spte old = at.Old;
+            if (!at.IsLeaf)
                 break;
             if (Allows(fault, old))
             {
@@ -73,7 +62,7 @@ public sealed partial class TdpMmu
             {
                 @new = new Spte(@new.Value | Spte.WritableBit);
                 slot = _backing.SlotOf(fault.Vcpu, fault.Gfn);
-                if (it.LevelNumber > 1 && slot is { IsDirtyLogged: true })
+                if (at.Level > 1 && slot is { IsDirtyLogged: true })
                     break;
             }
 
@@ -81,7 +70,7 @@ public sealed partial class TdpMmu
                 break;
 
             // Linearizes here. Dirty stays as it is: the hardware sets it, and page-modification logging must see it do so.
-            if (!it.Entry.TryReplace(ref it.Old, @new))
+            if (!at.Entry.TryReplace(ref at.Old, @new))
                 continue;
             if (@new.IsWritable && !old.IsWritable && slot is { IsDirtyLogged: true })
                 _backing.MarkDirty(actor, slot, fault.Gfn);
@@ -96,14 +85,15 @@ public sealed partial class TdpMmu
     }
 
     // The lowest entry on the way to the page. RCU.
-    private TdpIterator LastEntry(Root root, ulong gfn)
+    private SpteCursor LastEntry(Root root, ulong gfn)
     {
-        var it = new TdpIterator(_memory, root, 1, gfn, root.RawBits);
-        while (it.TryDescend())
+        ulong rawGfn = gfn | root.RawBits;
+        var at = new SpteCursor(_memory, root, rawGfn);
+        while (at.TryStepDown(_memory, rawGfn))
         {
         }
 
-        return it;
+        return at;
     }
 
     /// <summary>An MMIO misconfiguration (KVM: handle_mmio_page_fault; tdp-mmu 5.2 step 2). Invalid: rewrite the entry on the normal path.</summary>
@@ -121,9 +111,9 @@ public sealed partial class TdpMmu
         if (vcpu.MmioGfnPlusOne == gfn.Value + 1 && vcpu.MmioGeneration == generation)
             return CountEmulation(vcpu);
         Rcu.ReadEnter(vcpu.Actor);
-        TdpIterator it = LastEntry(vcpu.DirectRoot!, gfn.Value);
-        Spte entry = it.Old;
-        Level level = it.Level;
+        SpteCursor at = LastEntry(vcpu.DirectRoot!, gfn.Value);
+        Spte entry = at.Old;
+        Level level = new(at.Level);
         Rcu.ReadExit(vcpu.Actor);
         if (HasReservedBits(entry, level))
         {
@@ -142,7 +132,7 @@ public sealed partial class TdpMmu
 
     private FaultResult CountEmulation(MmuVcpu vcpu)
     {
-        Statistics.Add(vcpu.Actor, MmuCounter.PfEmulate);
+        Statistics.Add(vcpu.Actor, MmuCounter.MmioCached);
         return FaultResult.Emulate;
     }
 

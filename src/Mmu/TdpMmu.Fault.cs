@@ -24,8 +24,8 @@ public sealed partial class TdpMmu
                 return found;
         }
 
-        Statistics.Add(vcpu.Actor, MmuCounter.PfTaken);
-        FaultResult result = Fault(vcpu, addr, errorCode, prefetch: false, out _);
+        Decode(out Fault fault, vcpu, addr, errorCode);
+        FaultResult result = Resolve(ref fault);
         if (result == FaultResult.Fixed)
         {
             Statistics.Add(vcpu.Actor, MmuCounter.PfFixed);
@@ -51,7 +51,11 @@ public sealed partial class TdpMmu
             return NoRoot();
         }
 
-        return Fault(vcpu, addr, errorCode, prefetch: true, out level);
+        Decode(out Fault fault, vcpu, addr, errorCode);
+        fault.Prefetch = true;
+        FaultResult result = Resolve(ref fault);
+        level = fault.GoalLevel;
+        return result;
     }
 
     /// <summary>
@@ -74,21 +78,12 @@ public sealed partial class TdpMmu
         {
             if (Death.IsDead)
                 return FaultResult.IoError;
-            var fault = new Fault
-            {
-                Vcpu = vcpu,
-                Addr = gfn.Gpa,
-                ErrorCode = PfErr.GuestFinal | PfErr.PrivateAccess,
-                Gfn = gfn,
-                IsPrivate = true,
-                Prefetch = true,
-                MapWritable = true,
-                MaxLevel = Level.K4,
-                ReqLevel = Level.K4,
-                GoalLevel = Level.K4,
-                Pfn = pfn,
-                Slot = slot,
-            };
+            Decode(out Fault fault, vcpu, gfn.Gpa, PfErr.GuestFinal | PfErr.PrivateAccess);
+            fault.Prefetch = true;
+            fault.MaxLevel = Level.K4;
+            fault.Slot = slot;
+            fault.Pfn = pfn;
+            fault.MapWritable = true;
             MmuLock.EnterRead(vcpu.Actor);
             fault.Seq = Invalidation.Snapshot();
             FaultResult result = Invalidation.MustRetry(fault.Seq, gfn) ? FaultResult.Retry : Map(ref fault, vcpu.MirrorRoot!);
@@ -103,26 +98,21 @@ public sealed partial class TdpMmu
         }
     }
 
-    // KVM: kvm_tdp_mmu_page_fault and what wraps it, tdp-mmu 5.3.
-    private FaultResult Fault(MmuVcpu vcpu, Gpa addr, ulong errorCode, bool prefetch, out Level level)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void Decode(out Fault fault, MmuVcpu vcpu, Gpa addr, ulong errorCode)
     {
-        var fault = new Fault
-        {
-            Vcpu = vcpu,
-            Addr = addr,
-            ErrorCode = errorCode,
-            Gfn = Options.AliasBit.Strip(addr),
-            Exec = (errorCode & PfErr.Fetch) != 0,
-            Write = (errorCode & PfErr.Write) != 0,
-            Present = (errorCode & PfErr.Present) != 0,
-            Rsvd = (errorCode & PfErr.Rsvd) != 0,
-            IsPrivate = (errorCode & PfErr.PrivateAccess) != 0,
-            Prefetch = prefetch,
-            MaxLevel = Level.G1,
-            ReqLevel = Level.K4,
-            GoalLevel = Level.K4,
-        };
-        level = Level.K4;
+        fault = default;
+        fault.Vcpu = vcpu;
+        fault.Addr = addr;
+        fault.ErrorCode = errorCode;
+        fault.Gfn = new Gfn((addr.Value >> 12) & ~_aliasGfnMask);
+    }
+
+    // KVM: kvm_tdp_mmu_page_fault, tdp-mmu 5.3.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private FaultResult Resolve(ref Fault fault)
+    {
+        MmuVcpu vcpu = fault.Vcpu;
 
         // Only a fault on an entry that grants something (or on one that gave its rights up for access tracking) can be tracked or fast.
         if (fault.Present || !_adEnabled)
@@ -142,13 +132,12 @@ public sealed partial class TdpMmu
             return result;
 
         MmuLock.EnterRead(vcpu.Actor);
-        Root root = (addr.Value >> 12 & _aliasGfnMask) == _aliasGfnMask ? vcpu.DirectRoot! : vcpu.MirrorRoot!;
+        Root root = (fault.Addr.Value >> 12 & _aliasGfnMask) == _aliasGfnMask ? vcpu.DirectRoot! : vcpu.MirrorRoot!;
         if (IsStale(ref fault))
             result = FaultResult.Retry;
         else
             result = Map(ref fault, root);
         MmuLock.ExitRead(vcpu.Actor);
-        level = fault.GoalLevel;
         return result;
     }
 
@@ -161,69 +150,81 @@ public sealed partial class TdpMmu
     private FaultResult Map(ref Fault fault, Root root)
     {
         Actor actor = fault.Vcpu.Actor;
-        MmuLock.AssertRead(actor);
         AdjustLevel(ref fault);
-        ulong gfn = fault.Gfn.Value;
+        ulong rawGfn = fault.Gfn.Value | root.RawBits;
         Rcu.ReadEnter(actor);
-        FaultResult result = FaultResult.Retry;
-        var it = new TdpIterator(_memory, root, 1, gfn, root.RawBits);
-        while (it.Valid && it.Gfn <= gfn)
-        {
-            if (Options.NxHugePages)
-                LowerGoalAtDisallowedTable(ref fault, ref it);
-            if (it.LevelNumber == fault.GoalLevel.Value)
-            {
-                result = it.Old.IsFrozen ? FaultResult.Retry : MapAtGoal(ref fault, root, ref it);
-                break;
-            }
+        FaultResult result;
+        SpteCursor stop = default;
 
-            // Almost always: a table of the path that exists already.
-            if ((it.Old.Value & (Spte.PresentBit | Spte.LargeBit)) != Spte.PresentBit && !InstallTable(ref fault, root, ref it))
-                break;
-            it.Next();
+        // Almost always the whole path exists already. Under the NX workaround each step may change the goal.
+        ref ulong word = ref SpteCursor.Descend(_memory, root, rawGfn, _nxHugePages ? root.Level.Value : fault.GoalLevel.Value, ref stop);
+        if (Unsafe.IsNullRef(ref word))
+        {
+            result = MapAlong(ref fault, root, stop, rawGfn);
+        }
+        else if (_nxHugePages)
+        {
+            result = MapAlong(ref fault, root, new SpteCursor(_memory, root, rawGfn), rawGfn);
+        }
+        else
+        {
+            var entry = new SpteRef(ref word);
+            result = MapAtGoal(ref fault, root, entry, entry.Read(), fault.GoalLevel.Value);
         }
 
         Rcu.ReadExit(actor);
         return result;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private FaultResult MapAtGoal(ref Fault fault, Root root, scoped ref TdpIterator it)
+    // The path ends above the goal: make it. A step that fails met a table that was unlinked, or an entry frozen, since the visit: retry.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult MapAlong(ref Fault fault, Root root, scoped SpteCursor at, ulong rawGfn)
     {
-        Spte old = it.Old;
+        if (at.IsLost)
+            return FaultResult.Retry;
+        while (true)
+        {
+            if (_nxHugePages && at.Level == fault.GoalLevel.Value)
+                LowerGoalAtDisallowedTable(ref fault, at.Old);
+            if (at.Level == fault.GoalLevel.Value)
+                return MapAtGoal(ref fault, root, at.Entry, at.Old, at.Level);
+            if ((!at.IsTable && !InstallTable(ref fault, root, at, rawGfn)) || !at.TryStepDown(_memory, rawGfn))
+                return FaultResult.Retry;
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private FaultResult MapAtGoal(ref Fault fault, Root root, scoped SpteRef entry, Spte old, int level)
+    {
+        if (old.IsFrozen)
+            return FaultResult.Retry;
         if (Checks.On && old.Value == Spte.PoisonValue)
-            return MetFreedTable(it);
-        if (old.IsPresent && (fault.Prefetch || Allows(fault, old)) && old.IsLast(it.Level))
+            return MetFreedTable(fault.Gfn);
+        if (old.IsPresent && (fault.Prefetch || Allows(fault, old)) && old.IsLast(new Level(level)))
             return SpuriousAt(ref fault, old);
+        ulong gfn = fault.Gfn.Value & (ulong.MaxValue << (9 * (level - 1)));
         Spte @new;
         bool writeProtected = false;
         if (fault.Slot is { } slot)
         {
-            TableRole role = new((root.PeekRole().Value & ~(TableRole.Invalid | 15)) | (uint)it.LevelNumber);
-            bool tracked = fault.MapWritable && slot.IsWriteTracked(new Gfn(it.Gfn));
-            @new = Format.Leaf(
-                role,
-                role.IsGuestMode && Options.DirtyLogSize != 0,
-                fault.Pfn,
-                fault.IsDevice ? 0 : Format.WriteBackType,
-                fault.MapWritable,
-                tracked,
-                fault.Prefetch);
-            if (slot.IsDirtyLogged || tracked)
-                writeProtected = RecordNewLeaf(ref fault, slot, @new, tracked, it.Level);
+            bool tracked = slot.WatchesWrites && fault.MapWritable && slot.IsWriteTracked(fault.Gfn);
+            @new = Format.Leaf(root.AdType, level, fault.Pfn, fault.IsDevice ? 0 : Format.WriteBackType, fault.MapWritable, tracked, fault.Prefetch);
+            if (slot.WatchesWrites)
+                writeProtected = RecordNewLeaf(ref fault, slot, @new, tracked, level);
         }
         else
         {
-            @new = Format.Mmio(new Gfn(it.Gfn), fault.SlotGeneration);
+            @new = Format.Mmio(new Gfn(gfn), fault.SlotGeneration);
         }
 
         FaultResult result = FaultResult.Fixed;
+        Spte seen = old;
         if (@new == old)
             result = FaultResult.Spurious;
-        else if (SetAtomic(fault.Vcpu.Actor, root, ref it, @new) != ExternalResult.Ok)
+        else if (SetAtomic(fault.Vcpu.Actor, root, entry, ref seen, @new, gfn, level) != ExternalResult.Ok)
             return FaultResult.Retry;
         if (old.IsPresent || writeProtected || fault.Slot is null)
-            return AfterUnusualMap(ref fault, old, @new, writeProtected, result, it.Gfn, it.Level);
+            return AfterUnusualMap(ref fault, old, @new, writeProtected, result, gfn, new Level(level));
         return result;
     }
 
@@ -241,11 +242,11 @@ public sealed partial class TdpMmu
 
     // The page cannot be made writable because its writes are tracked, or it can and the dirty log must know now. Dirty logging keeps leaves at 4K.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool RecordNewLeaf(ref Fault fault, MmuSlot slot, Spte leaf, bool tracked, Level level)
+    private bool RecordNewLeaf(ref Fault fault, MmuSlot slot, Spte leaf, bool tracked, int level)
     {
         if (slot.IsDirtyLogged && leaf.IsWritable)
         {
-            if (level > Level.K4)
+            if (level > 1)
                 Warn($"gfn {fault.Gfn}: a huge leaf in a dirty-logged slot");
             _backing.MarkDirty(fault.Vcpu.Actor, slot, fault.Gfn);
         }
@@ -277,42 +278,49 @@ public sealed partial class TdpMmu
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private FaultResult MetFreedTable(in TdpIterator it)
+    private FaultResult MetFreedTable(Gfn gfn)
     {
-        Machine.Findings.Add("I45", $"a fault at gfn 0x{it.Gfn:x} walked into a freed table in frame {it.Table}");
+        Machine.Findings.Add("I45", $"a fault at gfn {gfn} walked into a freed table");
         return FaultResult.Retry;
     }
 
     // False: retry. A frozen entry on the way is somebody else's: nothing is allocated, nothing changed (I52).
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool InstallTable(ref Fault fault, Root root, scoped ref TdpIterator it)
+    private bool InstallTable(ref Fault fault, Root root, scoped SpteCursor at, ulong rawGfn)
     {
-        if (it.Old.IsFrozen)
+        if (at.Old.IsFrozen)
             return false;
-        if (Checks.On && it.Old.Value == Spte.PoisonValue)
+        if (Checks.On && at.Old.Value == Spte.PoisonValue)
         {
-            MetFreedTable(it);
+            MetFreedTable(fault.Gfn);
             return false;
         }
 
         MmuVcpu vcpu = fault.Vcpu;
+        Level level = new(at.Level);
+        Gfn gfn = fault.Gfn.AlignDown(level);
         uint index = vcpu.TakeTable();
-        InitChild(index, root, it);
+        InitChild(index, root, at.AddressFor(rawGfn), gfn, level);
         ref TableRecord record = ref Tables.Record(index);
         if (root.IsMirror)
             record.External = vcpu.TakeExternal().Value;
         if (fault.HugePageDisallowed)
             record.Flags |= TableRecord.NxDisallowed;
         ExternalResult result;
-        if (it.Old.IsPresent)
+        if (at.Old.IsPresent)
         {
             if (root.IsMirror)
-                Bug(vcpu.Actor, $"gfn 0x{it.Gfn:x}: a leaf above 4K in a mirror is to be split");
-            result = SplitHuge(vcpu.Actor, root, ref it, index, shared: true);
+                Bug(vcpu.Actor, $"gfn {gfn}: a leaf above 4K in a mirror is to be split");
+            FillFromHuge(index, at.Old, level);
+            result = SetAtomic(vcpu.Actor, root, at.Entry, ref at.Old, TableEntry(index), gfn.Value, at.Level);
+            if (result == ExternalResult.Ok)
+                CountSplit(vcpu.Actor, level);
         }
         else
         {
-            result = LinkTable(vcpu.Actor, root, ref it, index);
+            result = SetAtomic(vcpu.Actor, root, at.Entry, ref at.Old, TableEntry(index), gfn.Value, at.Level);
+            if (result == ExternalResult.Ok)
+                Statistics.Add(vcpu.Actor, MmuCounter.Tables);
         }
 
         if (result != ExternalResult.Ok)
@@ -321,7 +329,7 @@ public sealed partial class TdpMmu
             return false;
         }
 
-        if (fault.HugePageDisallowed && fault.ReqLevel.Value >= it.LevelNumber)
+        if (fault.HugePageDisallowed && fault.ReqLevel >= level)
         {
             _pagesLock.Enter(vcpu.Actor);
 
@@ -334,24 +342,17 @@ public sealed partial class TdpMmu
         return true;
     }
 
-    private void InitChild(uint index, Root root, in TdpIterator it)
+    private void InitChild(uint index, Root root, ulong parentEntry, Gfn gfn, Level parentLevel)
     {
         ref TableRecord record = ref Tables.Record(index);
-        record.Parent = it.EntryAddress;
-        record.Gfn = it.Gfn;
-        record.Role = (root.PeekRole().Value & ~(TableRole.Invalid | 15)) | (uint)(it.LevelNumber - 1);
+        record.Parent = parentEntry;
+        record.Gfn = gfn.Value;
+        record.Role = (root.PeekRole().Value & ~(TableRole.Invalid | 15)) | (uint)(parentLevel.Value - 1);
         record.External = 0;
         record.Flags = 0;
     }
 
-    private ExternalResult LinkTable(Actor actor, Root root, scoped ref TdpIterator it, uint index)
-    {
-        Spte entry = Format.Table(new Hpa(Tables.Record(index).Frame), !_adEnabled);
-        ExternalResult result = SetAtomic(actor, root, ref it, entry);
-        if (result == ExternalResult.Ok)
-            Statistics.Add(actor, MmuCounter.Tables);
-        return result;
-    }
+    private Spte TableEntry(uint index) => Format.Table(new Hpa(Tables.Record(index).Frame), !_adEnabled);
 
     // It was never reachable: no grace period (tdp-mmu 4.7 step 7).
     private void FreeUnlinked(uint index)
@@ -366,7 +367,8 @@ public sealed partial class TdpMmu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void AdjustLevel(ref Fault fault)
     {
-        fault.HugePageDisallowed = fault.Exec && Options.NxHugePages;
+        if (_nxHugePages)
+            fault.HugePageDisallowed = fault.Exec;
         if (fault.MaxLevel.Value != 1 && fault.Slot is { IsDirtyLogged: false } slot)
             RaiseLevel(ref fault, slot);
     }
@@ -392,14 +394,16 @@ public sealed partial class TdpMmu
     }
 
     // A table stands where a huge page is wanted, because an instruction fetch was refused one there: leave it and map below (tdp-mmu 5.7 step 5).
-    private void LowerGoalAtDisallowedTable(ref Fault fault, scoped ref TdpIterator it)
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void LowerGoalAtDisallowedTable(ref Fault fault, Spte entry)
     {
-        if (it.LevelNumber == 1 || it.LevelNumber != fault.GoalLevel.Value || it.Old.Kind(it.Level) != SpteKind.Table)
+        Level level = fault.GoalLevel;
+        if (level == Level.K4 || entry.Kind(level) != SpteKind.Table)
             return;
-        if ((Tables.Record(Tables.IndexOf(it.Old.Address)).Flags & TableRecord.NxDisallowed) == 0)
+        if ((Tables.Record(Tables.IndexOf(entry.Address)).Flags & TableRecord.NxDisallowed) == 0)
             return;
-        fault.Pfn |= fault.Gfn.Value & (it.Level.Pages - it.Level.Down.Pages);
-        fault.GoalLevel = fault.GoalLevel.Down;
+        fault.Pfn |= fault.Gfn.Value & (level.Pages - level.Down.Pages);
+        fault.GoalLevel = level.Down;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -432,6 +436,7 @@ public sealed partial class TdpMmu
                 Statistics.Add(vcpu.Actor, MmuCounter.PfRetry);
                 return result;
             default:
+                Statistics.Add(vcpu.Actor, MmuCounter.PfOther);
                 return result;
         }
     }

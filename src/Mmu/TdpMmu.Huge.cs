@@ -109,7 +109,7 @@ public sealed partial class TdpMmu
                 table = caches.TakeTable();
             }
 
-            InitChild(table, root, it);
+            InitChild(table, root, it.EntryAddress, new Gfn(it.Gfn), it.Level);
             if (SplitHuge(actor, root, ref it, table, shared) != ExternalResult.Ok)
                 goto again;
             table = 0;
@@ -139,44 +139,41 @@ public sealed partial class TdpMmu
         return enough;
     }
 
-    /// <summary>Fills a table with 512 leaves that map what one large leaf maps, and links it in the leaf's place (KVM: tdp_mmu_split_huge_page).</summary>
+    /// <summary>Puts a filled table of 512 smaller leaves in the place of a large one (KVM: tdp_mmu_split_huge_page).</summary>
     private ExternalResult SplitHuge(Actor actor, Root root, scoped ref TdpIterator it, uint index, bool shared)
     {
-        Spte huge = it.Old;
-        ref TableRecord record = ref Tables.Record(index);
-        Level level = it.Level.Down;
+        Level level = it.Level;
+        FillFromHuge(index, it.Old, level);
+        if (!shared)
+            SetExclusive(actor, root, ref it, TableEntry(index));
+        else if (SetAtomic(actor, root, ref it, TableEntry(index)) is var result && result != ExternalResult.Ok)
+            return result;
+        CountSplit(actor, level);
+        return ExternalResult.Ok;
+    }
+
+    // Nobody sees the table yet.
+    private void FillFromHuge(uint index, Spte huge, Level level)
+    {
+        Level below = level.Down;
         ulong child = huge.Value;
-        if (level == Level.K4)
+        if (below == Level.K4)
         {
             // X was dropped only because the leaf was huge.
             child &= ~Spte.LargeBit;
-            if (Options.NxHugePages)
+            if (_nxHugePages)
                 child |= Spte.ExecutableBit;
         }
 
-        Span<ulong> entries = _memory.Table(new Hpa(record.Frame));
-        for (int i = 0; i < 512; i++)
-            entries[i] = child + ((ulong)i * level.Bytes);
+        Span<ulong> entries = _memory.Table(new Hpa(Tables.Record(index).Frame));
+        for (int i = 0; i < entries.Length; i++)
+            entries[i] = child + ((ulong)i * below.Bytes);
+    }
 
-        Spte link = Format.Table(new Hpa(record.Frame), !_adEnabled);
-        if (shared)
-        {
-            ExternalResult result = SetAtomic(actor, root, ref it, link);
-            if (result != ExternalResult.Ok)
-            {
-                Spte nonPresent = Spte.NonPresent;
-                _memory.Fill(new Hpa(record.Frame), nonPresent.Value);
-                return result;
-            }
-        }
-        else
-        {
-            SetExclusive(actor, root, ref it, link);
-        }
-
+    private void CountSplit(Actor actor, Level level)
+    {
         Statistics.Add(actor, MmuCounter.Tables);
-        Statistics.AddPages(actor, level.Value, 512);
-        return ExternalResult.Ok;
+        Statistics.AddPages(actor, level.Value - 1, 512);
     }
 
     private void RecoverRoot(Actor actor, Root root, MmuSlot slot)
@@ -247,7 +244,7 @@ public sealed partial class TdpMmu
                 continue;
             ulong address = it.Old.Value & Spte.AddressMask & ~(parent.Level.Bytes - 1);
             ulong value = (it.Old.Value & ~Spte.AddressMask) | address | Spte.LargeBit;
-            if (Options.NxHugePages)
+            if (_nxHugePages)
                 value &= ~Spte.ExecutableBit;
             huge = new Spte(value);
             return HugeSearch.Found;

@@ -54,12 +54,13 @@ public sealed partial class TdpMmu
         }
 
         Rcu.ReadEnter(vcpu.Actor);
-        var it = new TdpIterator(_memory, root, 1, gfn, root.RawBits);
+        ulong rawGfn = gfn | root.RawBits;
+        var at = new SpteCursor(_memory, root, rawGfn);
         int i = 0;
         do
-            path[i++] = it.Old;
-        while (it.TryDescend());
-        int level = it.LevelNumber;
+            path[i++] = at.Old;
+        while (at.TryStepDown(_memory, rawGfn));
+        int level = at.Level;
         Rcu.ReadExit(vcpu.Actor);
         return level;
     }

@@ -31,8 +31,8 @@ public sealed partial class TdpMmu
             return RootKinds.Direct;
         if (filter == AliasFilter.None)
             Warn("an empty alias filter");
-        return ((filter & AliasFilter.Private) != 0 ? RootKinds.Mirror : RootKinds.None)
-            | ((filter & AliasFilter.Shared) != 0 ? RootKinds.Direct : RootKinds.None);
+        return ((filter & AliasFilter.Private) != AliasFilter.None ? RootKinds.Mirror : RootKinds.None)
+            | ((filter & AliasFilter.Shared) != AliasFilter.None ? RootKinds.Direct : RootKinds.None);
     }
 
     /// <summary>
@@ -96,7 +96,7 @@ public sealed partial class TdpMmu
     /// </summary>
     public void InvalidateRoots(Actor actor, RootKinds kinds)
     {
-        if ((kinds & RootKinds.Invalid) != 0)
+        if ((kinds & RootKinds.Invalid) != RootKinds.None)
         {
             Warn("invalid roots cannot be invalidated again");
             kinds &= ~RootKinds.Invalid;
@@ -114,7 +114,7 @@ public sealed partial class TdpMmu
     // A mask that selects nothing is a caller's mistake (tdp-mmu 1.5).
     private bool Match(Root root, RootKinds kinds)
     {
-        if ((kinds & RootKinds.Valid) != 0)
+        if ((kinds & RootKinds.Valid) != RootKinds.None)
             return root.Matches(kinds);
         Warn("a root mask without direct and mirror");
         return false;
@@ -156,7 +156,7 @@ public sealed partial class TdpMmu
         record.Role = role.Value;
         record.Gfn = 0;
         record.Parent = 0;
-        var root = new Root(_rootsMade++, new TablePage(Tables, index), role, Options.AliasBit, Options.VmNumber);
+        var root = new Root(_rootsMade++, new TablePage(Tables, index), role, Options);
         using (_rootSlotGate.Hold())
         {
             int slot = Array.IndexOf(_rootSlots, null);

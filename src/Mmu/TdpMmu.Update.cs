@@ -7,55 +7,62 @@ public sealed partial class TdpMmu
     /// Changes an entry under mmu_lock read (KVM: tdp_mmu_set_spte_atomic). Other readers, the fast page fault and aging may be at the same entry.
     /// </summary>
     /// <returns>
-    /// Ok; Busy when another actor changed the entry first (then <c>it.Old</c> is what it holds now) or the module answered BUSY (then the entry is as before);
-    /// Error when the VM is dead.
+    /// Ok; Busy when another actor changed the entry first (then <paramref name="seen"/> is what it holds now) or the module answered BUSY (then the entry is as
+    /// before); Error when the VM is dead.
     /// </returns>
     /// <remarks>
     /// Linearization: of a direct entry at the compare-exchange; of a mirror entry at the store that thaws it. Between freeze and thaw nobody else changes the
     /// entry (I15), and a failed external operation leaves no trace (I30).
     /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ExternalResult SetAtomic(Actor actor, Root root, scoped ref TdpIterator it, Spte @new)
+    private ExternalResult SetAtomic(Actor actor, Root root, SpteRef entry, scoped ref Spte seen, Spte @new, ulong gfn, int level)
     {
-        if (Checks.On && (it.Yielded || it.Old.IsFrozen || @new.IsFrozen))
-            WarnSetAtomic(it);
         if (root.IsMirror)
-            return SetMirrorAtomic(actor, ref it, @new);
-        Spte old = it.Old;
-        if (!it.Entry.TryReplace(ref it.Old, @new))
+            return SetMirrorAtomic(actor, entry, ref seen, @new, gfn, level);
+        Spte old = seen;
+        if (!entry.TryReplace(ref seen, @new))
             return ExternalResult.Busy;
 
         // What almost every change is: a hole of a direct tree becomes a leaf. Rows 4, 8 and 9 of the bookkeeping, and nothing else of it.
-        if (!old.IsPresent && @new.IsPresent && @new.IsLast(it.Level))
+        if (!old.IsPresent && @new.IsPresent && (level == 1 || (@new.Value & Spte.LargeBit) != 0))
         {
             if (!@new.HoldsWritableRules)
                 WarnWritable(@new);
-            Statistics.AddPages(actor, it.LevelNumber, 1);
+            Statistics.AddPages(actor, level, 1);
             return ExternalResult.Ok;
         }
 
-        return BookkeepDirectAtomic(actor, ref it, old, @new);
+        return BookkeepDirectAtomic(actor, gfn, old, @new, level);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private ExternalResult BookkeepDirectAtomic(Actor actor, scoped ref TdpIterator it, Spte old, Spte @new)
+    private ExternalResult BookkeepDirectAtomic(Actor actor, ulong gfn, Spte old, Spte @new, int level)
     {
-        ExternalResult result = Bookkeep(actor, mirror: false, it.Gfn, old, @new, it.Level, shared: true);
+        ExternalResult result = Bookkeep(actor, mirror: false, gfn, old, @new, new Level(level), shared: true);
         if (result != ExternalResult.Ok)
             Bug(actor, $"a direct entry could not follow its change: {old} to {@new}");
         return result;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private ExternalResult SetMirrorAtomic(Actor actor, scoped ref TdpIterator it, Spte @new)
+    private ExternalResult SetMirrorAtomic(Actor actor, SpteRef entry, scoped ref Spte seen, Spte @new, ulong gfn, int level)
     {
-        Spte old = it.Old;
-        SpteRef entry = it.Entry;
-        if (!entry.TryFreeze(ref it.Old))
+        Spte old = seen;
+        if (!entry.TryFreeze(ref seen))
             return ExternalResult.Busy;
-        ExternalResult result = Bookkeep(actor, mirror: true, it.Gfn, old, @new, it.Level, shared: true);
+        ExternalResult result = Bookkeep(actor, mirror: true, gfn, old, @new, new Level(level), shared: true);
         entry.Thaw(result == ExternalResult.Ok ? @new : old);
         return result;
+    }
+
+    // The same for a walk over a range, which may have given mmu_lock up since its snapshot.
+    private ExternalResult SetAtomic(Actor actor, Root root, scoped ref TdpIterator it, Spte @new)
+    {
+        if (Checks.On && it.Yielded)
+            WarnYielded(it.Gfn, it.LevelNumber);
+        if (Checks.On && (it.Old.IsFrozen || @new.IsFrozen))
+            WarnFrozen(it.Gfn, it.LevelNumber);
+        return SetAtomic(actor, root, it.Entry, ref it.Old, @new, it.Gfn, it.LevelNumber);
     }
 
     /// <summary>
@@ -65,8 +72,10 @@ public sealed partial class TdpMmu
     private void SetExclusive(Actor actor, Root root, scoped ref TdpIterator it, Spte @new)
     {
         MmuLock.AssertWrite(actor);
-        if (Checks.On && (it.Yielded || it.Old.IsFrozen || @new.IsFrozen))
-            WarnSetAtomic(it);
+        if (Checks.On && it.Yielded)
+            WarnYielded(it.Gfn, it.LevelNumber);
+        if (Checks.On && (it.Old.IsFrozen || @new.IsFrozen))
+            WarnFrozen(it.Gfn, it.LevelNumber);
         it.Old = WriteExclusive(it.Entry, it.Old, @new, it.Level);
         if (Bookkeep(actor, root.IsMirror, it.Gfn, it.Old, @new, it.Level, shared: false) != ExternalResult.Ok)
             Bug(actor, $"gfn 0x{it.Gfn:x} {it.Level}: the external table did not follow {it.Old} to {@new} under mmu_lock write");
@@ -233,8 +242,10 @@ public sealed partial class TdpMmu
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private void WarnSetAtomic(in TdpIterator it) =>
-        Warn($"gfn 0x{it.Gfn:x} {it.Level}: write after a yield, or of or over FROZEN ({it.Old})");
+    private void WarnFrozen(ulong gfn, int level) => Warn($"gfn 0x{gfn:x} {new Level(level)}: FROZEN is not a value to replace or to store");
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void WarnYielded(ulong gfn, int level) => Warn($"gfn 0x{gfn:x} {new Level(level)}: a write after the lock was given up");
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void WarnWritable(Spte spte) => Warn($"leaf {spte} breaks W => MMU-writable => host-writable (I16)");

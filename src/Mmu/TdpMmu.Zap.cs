@@ -154,7 +154,10 @@ public sealed partial class TdpMmu
         end = Math.Min(end, _endOfGfns);
         if (start >= end)
             return flush;
+        MmuLock.AssertWrite(actor);
         bool owesFlush = !root.IsInvalid;
+        bool direct = !root.IsMirror;
+        long zapped = 0;
         Rcu.ReadEnter(actor);
         var it = new TdpIterator(_memory, root, 1, start, root.RawBits);
         for (; it.Valid && it.Gfn < end; it.Next())
@@ -167,13 +170,28 @@ public sealed partial class TdpMmu
 
             if (!it.IsLeaf)
                 continue;
-            SetExclusive(actor, root, ref it, Spte.NonPresent);
+            if (direct && it.LevelNumber == 1)
+            {
+                // A direct 4K leaf that goes needs rows 8 and 9 of the bookkeeping only; they are done for all of them below.
+                WriteExclusive(it.Entry, it.Old, Spte.NonPresent, Level.K4);
+                zapped++;
+            }
+            else
+            {
+                SetExclusive(actor, root, ref it, Spte.NonPresent);
+            }
 
             // Nobody runs on an invalid root; loading another one flushes.
             flush |= owesFlush;
         }
 
         Rcu.ReadExit(actor);
+        if (zapped != 0)
+        {
+            Statistics.AddPages(actor, 1, -zapped);
+            Statistics.Add(actor, MmuCounter.Zapped, zapped);
+        }
+
         return flush;
     }
 

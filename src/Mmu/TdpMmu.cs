@@ -25,6 +25,7 @@ public sealed partial class TdpMmu : IRcuReclaimer
     private readonly ulong _endOfGfns;
     private readonly bool _hasMirror;
     private readonly bool _adEnabled;
+    private readonly bool _nxHugePages;
     private long _warnings;
 
     /// <summary>Makes the MMU of a VM without any root.</summary>
@@ -60,6 +61,7 @@ public sealed partial class TdpMmu : IRcuReclaimer
         _external = external;
         _hasMirror = options.HasMirror;
         _adEnabled = options.AdEnabled;
+        _nxHugePages = options.NxHugePages;
         _aliasGfnMask = options.AliasBit.GfnMask;
         _endOfGfns = 1UL << ((options.PhysicalAddressBits == 0 ? machine.Description.PhysicalAddressBits : options.PhysicalAddressBits) - 12);
     }

@@ -7,9 +7,12 @@ namespace Tdp.Sync;
 /// A reader-writer lock whose readers share no cache line: mmu_lock (tdp-mmu 7.1).
 /// </summary>
 /// <remarks>
-/// Protocol. A reader sets the flag in its own slot with a full fence and then looks for a writer; a writer announces itself with a full
-/// fence and then waits for every slot to be clear. Of the two, at least one sees the other (store buffering), so no reader is inside while a
-/// writer is. A reader that sees a writer clears its slot again and waits.
+/// Protocol. A reader publishes itself in its own slot and then looks for a writer; a writer announces itself with a full fence and then waits for every slot to be clear. Of
+/// the two, at least one sees the other, so no reader is inside while a writer is. A reader that sees a writer clears its slot again and waits.
+/// The fence between a reader's store and its look is paid by the reader while the lock is <em>fenced</em>, which it is from the first writer on; after many
+/// acquisitions without a writer the readers drop it, and the next writer pays with a process-wide barrier, which fences every reader at once. So a fault costs no locked
+/// instruction while nobody zaps, and zaps cost no system call while somebody faults. Dropping is safe: a reader that saw the word zero had its store in order before that look,
+/// and the barrier of the writer that made the word non-zero drained it.
 /// Fairness in a free run: new readers back off as soon as a writer has announced itself, so zaps do not starve; a writer that follows
 /// another lets the readers that were already waiting go first, so faults do not starve either (decisions D17).
 /// Under a scheduler the lock is unfair: every order that exclusion allows is possible.
@@ -19,12 +22,17 @@ namespace Tdp.Sync;
 public sealed class RwLock
 {
     private const int PatienceWithReaders = 64;
+
+    // Bit 32 of the writer word: readers fence for themselves. Bits 31:0: the writer's actor number + 1, or 0.
+    private const ulong Fenced = 1UL << 32;
+    private const int QuietBeforeUnfenced = 8192;
     private readonly ActorTable _actors;
     private readonly ReaderSlot[] _slots = GC.AllocateArray<ReaderSlot>(Actor.Max + 1, pinned: true);
     private readonly object _writers = new();
     private readonly ObjectId _id;
     private PaddedWord _writer;
     private PaddedWord _waiting;
+    private PaddedWord _writes;
 
     /// <summary>Makes the lock <paramref name="name"/> for the actors of one world.</summary>
     public RwLock(ActorTable actors, string name, ulong owner = 0)
@@ -45,10 +53,10 @@ public sealed class RwLock
             return;
         }
 
-        ref ulong flag = ref SlotOf(actor);
-        Interlocked.Exchange(ref flag, 1);
+        ref ReaderSlot slot = ref SlotOf(actor);
+        Volatile.Write(ref slot.Inside, 1);
         if (Volatile.Read(ref Writer) != 0)
-            WaitForWriter(ref flag);
+            EnterReadFenced(ref slot);
     }
 
     /// <summary>Leaves the read side.</summary>
@@ -58,7 +66,7 @@ public sealed class RwLock
         if (Explore.On)
             HookedExit(actor, site, write: false);
         else
-            Volatile.Write(ref SlotOf(actor), 0);
+            Volatile.Write(ref SlotOf(actor).Inside, 0);
     }
 
     /// <summary>Enters the write side, alone.</summary>
@@ -67,7 +75,7 @@ public sealed class RwLock
     {
         if (Explore.On)
         {
-            PendingEvent pending = Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, () => Volatile.Read(ref Writer) == 0 && NoReader());
+            PendingEvent pending = Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, () => NoWriter() && NoReader());
             AcquireWrite(actor);
             Hook.Happened(pending, true);
             return;
@@ -105,11 +113,11 @@ public sealed class RwLock
 
     /// <summary>True when the actor holds the read side. No event.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool IsReadHeld(Actor actor) => SlotOf(actor) != 0;
+    public bool IsReadHeld(Actor actor) => SlotOf(actor).Inside != 0;
 
     /// <summary>True when the actor holds the write side. No event.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool IsWriteHeld(Actor actor) => Volatile.Read(ref Writer) == (ulong)(actor.Index + 1);
+    public bool IsWriteHeld(Actor actor) => (uint)Volatile.Read(ref Writer) == (uint)(actor.Index + 1);
 
     /// <summary>Stops the run unless the actor holds the read side.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -136,11 +144,39 @@ public sealed class RwLock
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ref ulong SlotOf(Actor actor) =>
-        ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(_slots), actor.Index + 1).Inside;
+    private ref ReaderSlot SlotOf(Actor actor) =>
+        ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(_slots), actor.Index + 1);
+
+    private bool NoWriter() => (uint)Volatile.Read(ref Writer) == 0;
 
     private void ThrowNotHeld(Actor actor, string how) =>
         throw new InvalidOperationException($"{_id} must be held {how} by {actor}.");
+
+    // A writer is announced, or there was one not long ago. The slot is published already, but perhaps not yet visible.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void EnterReadFenced(ref ReaderSlot slot)
+    {
+        Interlocked.Exchange(ref slot.Inside, 1);
+        if (!NoWriter())
+        {
+            WaitForWriter(ref slot.Inside);
+            slot.Quiet = 0;
+            return;
+        }
+
+        uint writes = (uint)Volatile.Read(ref _writes.Value);
+        if (slot.SeenWrites != writes)
+        {
+            slot.SeenWrites = writes;
+            slot.Quiet = 0;
+        }
+        else if (++slot.Quiet == QuietBeforeUnfenced)
+        {
+            // Fails when a writer announces itself in the same moment; then that writer needs no barrier, and this reader is inside already.
+            slot.Quiet = 0;
+            Interlocked.CompareExchange(ref Writer, 0, Fenced);
+        }
+    }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void WaitForWriter(ref ulong flag)
@@ -150,11 +186,11 @@ public sealed class RwLock
         {
             Volatile.Write(ref flag, 0);
             var wait = default(SpinWait);
-            while (Volatile.Read(ref Writer) != 0)
+            while (!NoWriter())
                 wait.SpinOnce(sleep1Threshold: -1);
             Interlocked.Exchange(ref flag, 1);
         }
-        while (Volatile.Read(ref Writer) != 0);
+        while (!NoWriter());
         Interlocked.Decrement(ref _waiting.Value);
     }
 
@@ -171,7 +207,7 @@ public sealed class RwLock
         for (int i = 0; i < PatienceWithReaders && ReadersWait(); i++)
             courtesy.SpinOnce(sleep1Threshold: -1);
 
-        Interlocked.Exchange(ref Writer, (ulong)(actor.Index + 1));
+        Announce((uint)(actor.Index + 1) | Fenced);
         if (NoReader())
             return;
         Interlocked.Increment(ref _waiting.Value);
@@ -181,11 +217,26 @@ public sealed class RwLock
         Interlocked.Decrement(ref _waiting.Value);
     }
 
+    // One writer at a time is here. Whoever makes the word non-zero fences the readers that had found it zero.
+    private void Announce(ulong writer)
+    {
+        Volatile.Write(ref _writes.Value, _writes.Value + 1);
+        while (true)
+        {
+            ulong before = Volatile.Read(ref Writer);
+            if (Interlocked.CompareExchange(ref Writer, writer, before) != before)
+                continue;
+            if (before == 0)
+                Interlocked.MemoryBarrierProcessWide();
+            return;
+        }
+    }
+
     private bool ReadersWait() => !Explore.On && Volatile.Read(ref _waiting.Value) != 0;
 
     private void ReleaseWrite()
     {
-        Volatile.Write(ref Writer, 0);
+        Volatile.Write(ref Writer, Fenced);
         Monitor.Exit(_writers);
     }
 
@@ -204,10 +255,10 @@ public sealed class RwLock
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void HookedEnterRead(Actor actor, string site)
     {
-        PendingEvent pending = Hook.AnnounceAwait(EventKind.LockShared, _id, site, actor, () => Volatile.Read(ref Writer) == 0);
-        ref ulong flag = ref SlotOf(actor);
+        PendingEvent pending = Hook.AnnounceAwait(EventKind.LockShared, _id, site, actor, NoWriter);
+        ref ulong flag = ref SlotOf(actor).Inside;
         Interlocked.Exchange(ref flag, 1);
-        if (Volatile.Read(ref Writer) != 0)
+        if (!NoWriter())
             WaitForWriter(ref flag);
         Hook.Happened(pending, false);
     }
@@ -219,7 +270,7 @@ public sealed class RwLock
         if (write)
             ReleaseWrite();
         else
-            Volatile.Write(ref SlotOf(actor), 0);
+            Volatile.Write(ref SlotOf(actor).Inside, 0);
         Hook.Happened(pending, write);
     }
 
@@ -229,5 +280,12 @@ public sealed class RwLock
     {
         [FieldOffset(0)]
         public ulong Inside;
+
+        // Fenced acquisitions since the reader last noticed a writer, and how many writers there had been.
+        [FieldOffset(8)]
+        public int Quiet;
+
+        [FieldOffset(12)]
+        public uint SeenWrites;
     }
 }

@@ -40,26 +40,21 @@ public sealed class SpteFormat
     /// <summary>
     /// A leaf, in the order of tdp-mmu 2.4: it asks for R, W and X whatever the fault was.
     /// </summary>
-    /// <param name="role">Role of the table that will hold the leaf.</param>
-    /// <param name="adWriteProtectOnly">A/D type 2: a nested guest's tree under page-modification logging.</param>
+    /// <param name="adType">Bits 53:52 for the tree (<see cref="Root.AdType"/>).</param>
+    /// <param name="level">Level of the entry, 1..3.</param>
     /// <param name="pfn">Frame number, aligned to the level.</param>
     /// <param name="memoryType">Bits 6:3: <see cref="WriteBackType"/>, or 0 for device memory.</param>
     /// <param name="hostWritable">The host maps the page writable.</param>
     /// <param name="trackWrites">The page is write-tracked: W is refused.</param>
     /// <param name="prefetch">No access caused this: Accessed stays clear.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public Spte Leaf(TableRole role, bool adWriteProtectOnly, ulong pfn, ulong memoryType, bool hostWritable, bool trackWrites, bool prefetch)
+    public Spte Leaf(ulong adType, int level, ulong pfn, ulong memoryType, bool hostWritable, bool trackWrites, bool prefetch)
     {
-        ulong spte = _leafBase | memoryType | (pfn << 12);
-        if (role.IsAdDisabled)
-            spte |= Spte.AdDisabled;
-        else if (adWriteProtectOnly)
-            spte |= Spte.AdWriteProtectOnly;
-        bool large = role.Level.Value > 1;
-        if (large)
-            spte |= Spte.LargeBit;
-        if (!large || !_nxHugePages)
+        ulong spte = _leafBase | adType | memoryType | (pfn << 12);
+        if (level == 1)
             spte |= Spte.ExecutableBit;
+        else
+            spte |= _nxHugePages ? Spte.LargeBit : Spte.LargeBit | Spte.ExecutableBit;
         if (hostWritable)
             spte |= trackWrites ? Spte.HostWritable : Spte.HostWritable | Spte.MmuWritable | Spte.WritableBit | Spte.DirtyBit;
         if (!prefetch)

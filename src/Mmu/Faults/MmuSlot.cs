@@ -50,7 +50,18 @@ public sealed class MmuSlot
     public bool HasGuestMemfd { get; }
 
     /// <summary>KVM_MEM_LOG_DIRTY_PAGES: leaves stay at 4K and gains of W are recorded. Set before the flag change is published.</summary>
-    public bool IsDirtyLogged { get; set; }
+    public bool IsDirtyLogged
+    {
+        get;
+        set
+        {
+            field = value;
+            WatchesWrites = value || _tracked is not null;
+        }
+    }
+
+    /// <summary>Somebody must hear of new writable leaves: the dirty log or a write tracker. One test for the path where nobody must.</summary>
+    internal bool WatchesWrites { get; private set; }
 
     /// <summary>How many reasons forbid a huge page of this level around the page, the MIXED flag apart.</summary>
     public uint DisallowCount(Gfn gfn, Level level) => Limit(gfn, level) & ~MixedFlag;
@@ -115,6 +126,7 @@ public sealed class MmuSlot
     public void TrackWrites(Gfn gfn, int delta)
     {
         _tracked ??= new ushort[Range.Pages];
+        WatchesWrites = true;
         _tracked[gfn - Range.Start] = (ushort)(_tracked[gfn - Range.Start] + delta);
         AddDisallow(gfn, Level.M2, delta);
         AddDisallow(gfn, Level.G1, delta);

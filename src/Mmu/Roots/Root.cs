@@ -11,7 +11,7 @@ public sealed class Root
 {
     private readonly SharedCell<uint> _role;
 
-    internal Root(int number, TablePage table, TableRole role, AliasBit aliasBit, ulong vm)
+    internal Root(int number, TablePage table, TableRole role, MmuOptions options)
     {
         Number = number;
         Table = table;
@@ -19,8 +19,9 @@ public sealed class Root
         IsMirror = role.IsMirror;
         Level = role.Level;
         AddressSpace = role.AddressSpace;
-        RawBits = role.IsMirror ? 0 : aliasBit.GfnMask;
-        ulong owner = (vm << 32) | (uint)number;
+        RawBits = role.IsMirror ? 0 : options.AliasBit.GfnMask;
+        AdType = role.IsAdDisabled ? Spte.AdDisabled : role.IsGuestMode && options.DirtyLogSize != 0 ? Spte.AdWriteProtectOnly : 0;
+        ulong owner = (options.VmNumber << 32) | (uint)number;
         _role = new SharedCell<uint>("root_role", owner, role.Value);
         References = new RefCount("root_refs", owner, 2);
         Next = new SharedCell<int>("root_next", owner, -1);
@@ -63,6 +64,9 @@ public sealed class Root
     /// <summary>ORed into a frame number when an index is computed, nowhere else: the alias bit for a TD's direct root (tdp-mmu 3.1).</summary>
     internal ulong RawBits { get; }
 
+    /// <summary>Bits 53:52 of the tree's leaves: a nested guest's tree under page-modification logging records by write protection.</summary>
+    internal ulong AdType { get; }
+
     internal RefCount References { get; }
 
     /// <summary>Slot of the next root in the list, or -1.</summary>
@@ -80,9 +84,9 @@ public sealed class Root
     /// <summary>True when an operation with this mask visits the root (tdp-mmu 1.5).</summary>
     internal bool Matches(RootKinds kinds)
     {
-        if ((kinds & RootKinds.Invalid) == 0 && IsInvalid)
+        if ((kinds & RootKinds.Invalid) == RootKinds.None && IsInvalid)
             return false;
-        return (kinds & (IsMirror ? RootKinds.Mirror : RootKinds.Direct)) != 0;
+        return (kinds & (IsMirror ? RootKinds.Mirror : RootKinds.Direct)) != RootKinds.None;
     }
 
     internal void Invalidate() => _role.Write(_role.Peek() | TableRole.Invalid);
