@@ -36,6 +36,18 @@ internal sealed class ElfBytes
         Section(2, type: 2, SymbolsOffset, 3 * 24, link: 1, entry: 24);
     }
 
+    /// <summary>A static executable with one segment of code at 0x400000 and no symbols.</summary>
+    public static byte[] WithCode(ReadOnlySpan<byte> code)
+    {
+        const int offset = 0x1000;
+        byte[] head = new ElfBytes().U64(40, 0).U16(60, 0).U16(56, 1)
+            .Segment(0, type: 1, flags: 5, offset, CodeAddress, (ulong)code.Length, (ulong)code.Length).ToArray();
+        byte[] file = new byte[offset + code.Length];
+        head.AsSpan(0, CodeOffset).CopyTo(file);
+        code.CopyTo(file.AsSpan(offset));
+        return file;
+    }
+
     public int Length => _bytes.Length;
 
     public byte[] ToArray() => [.. _bytes];
