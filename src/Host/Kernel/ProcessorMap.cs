@@ -95,6 +95,9 @@ public sealed class ProcessorMap
         return null;
     }
 
+    /// <summary>Who holds a processor, or null; for checkers.</summary>
+    public Actor? HolderOf(int processor) => _ofProcessor[processor];
+
     /// <summary>True when the actor may make a call on the processor: it holds it, or nobody does.</summary>
     public bool MayUse(Actor actor, int processor) => _ofProcessor[processor] is not { } holder || ReferenceEquals(holder, actor);
 

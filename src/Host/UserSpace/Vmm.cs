@@ -19,6 +19,7 @@ public sealed class Vmm
     private readonly SharedCell<int> _running = new("vmm-running");
     private readonly SharedCell<bool> _ended = new("vmm-ended");
     private ModuleCounts _before;
+    private (long ToShared, long ToPrivate, long Pages) _conversionsBefore;
     private Vm? _vm;
     private ulong _hva;
     private ulong _startTicks;
@@ -87,6 +88,7 @@ public sealed class Vmm
             Load(actor, vm, image);
         if (vm.Td is not null)
             Check("KVM_TDX_FINALIZE_VM", vm.Td.Complete(actor));
+        _conversionsBefore = vm.Memory.Conversions;
     }
 
     /// <summary>Runs all vCPUs, each as an actor of its own, until the guest ends or <see cref="Stop"/>. What an actor threw is thrown here.</summary>
@@ -191,7 +193,10 @@ public sealed class Vmm
             PagesAdded = vm.Glue?[TdxGlue.GlueCounter.Added] ?? 0,
             PagesAugmented = vm.Glue?[TdxGlue.GlueCounter.Augmented] ?? 0,
             PagesRemoved = vm.Glue?[TdxGlue.GlueCounter.Removed] ?? 0,
-            Conversions = vm.Memory.Conversions,
+            Conversions = (
+                vm.Memory.Conversions.ToShared - _conversionsBefore.ToShared,
+                vm.Memory.Conversions.ToPrivate - _conversionsBefore.ToPrivate,
+                vm.Memory.Conversions.Pages - _conversionsBefore.Pages),
             Seamcalls = after.Since(_before, guest: false),
             Tdcalls = after.Since(_before, guest: true),
             Mmu = mmu,
@@ -411,6 +416,7 @@ public sealed class Vmm
         var counters = new Dictionary<string, long>(StringComparer.Ordinal);
         for (MmuCounter counter = 0; counter < MmuCounter.Count; counter++)
             counters[counter.ToString()] = vm.Mmu.Statistics[counter];
+        counters["PfTaken"] = vm.Mmu.Statistics.PfTaken;
         return counters;
     }
 

@@ -39,7 +39,10 @@ public sealed partial class TdxModule
         if (end == GuestCallEnd.Answered)
             end = Answer(ctx, vcpu, status, ref r);
         _observer?.GuestCalled(ctx.Lp, leaf, status, end == GuestCallEnd.Exited);
-        ctx.Count(GuestLeafBase + (int)leaf, status);
+
+        // An ACCEPT that became an exit has no status yet; a VMCALL is over when it exits.
+        if (end == GuestCallEnd.Answered || leaf == TdgLeaf.VP_VMCALL)
+            ctx.Count(GuestLeafBase + (int)leaf, status);
         return end != GuestCallEnd.Exited;
     }
 

@@ -55,7 +55,7 @@ public sealed class FirstTouchTests : IDisposable
         }
 
         Assert.Equal(0x8600_0000_7ABC_DB37UL, _td.Entry(_td.Mirror, GoldenTd.Gfn.Value, Level.K4)!.Value.Value);
-        Assert.Equal(1, _td.Statistics[MmuCounter.PfTaken]);
+        Assert.Equal(1, _td.Statistics.PfTaken);
         Assert.Equal(1, _td.Statistics[MmuCounter.PfFixed]);
         Assert.Equal(1, _td.Statistics.Pages(Level.K4));
         Assert.Equal(3, _td.Statistics[MmuCounter.Tables]);
