@@ -115,7 +115,11 @@ public sealed partial class TdxModule
         for (int i = 0; i < vcpu.FaultCount; i++)
         {
             _ = WalkTo(td, vcpu.FaultList[i], 0, out SeptPlace place);
-            if (!SeptEntry.IsLeaf(place.Entry) || (place.Entry & SeptEntry.Rwx) != SeptEntry.Rwx)
+
+            // A PENDING page gives the guest a #VE and no exit (tdx-module 8.1). To keep the guest out for it would be for ever: only the guest can accept it.
+            bool isResolved = SeptEntry.IsLeaf(place.Entry)
+                && ((place.Entry & SeptEntry.Rwx) == SeptEntry.Rwx || ((td.TdCtls & 1) == 0 && SeptEntry.StateOf(place.Entry).IsAcceptable()));
+            if (!isResolved)
             {
                 r = default;
                 r.Rcx = 2;
