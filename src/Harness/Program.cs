@@ -1,5 +1,9 @@
+using System.CommandLine;
 using System.Text;
+using Tdp.Harness.Bench;
 using Tdp.Harness.Cli;
+using Tdp.Harness.Reports;
+using Tdp.Harness.Stress;
 
 namespace Tdp.Harness;
 
@@ -10,10 +14,16 @@ internal static class Program
     {
         Console.OutputEncoding = new UTF8Encoding(encoderShouldEmitUTF8Identifier: false);
         using Interruption interruption = new();
-        return CommandLine.Execute(
-            args,
-            parsed => throw new EnvironmentException("not yet"),
-            Console.Out,
-            Console.Error);
+        return CommandLine.Execute(args, parsed => Actions(parsed, interruption), Console.Out, Console.Error);
+    }
+
+    private static Actions Actions(ParseResult parsed, Interruption interruption)
+    {
+        Screen screen = new(Console.Out, Console.Error, parsed.GetValue(CommandLine.NoColor));
+        return new Actions(
+            s => throw new EnvironmentException($"run {s.Guest}: not yet"),
+            s => StressVerb.Run(s, screen, interruption),
+            s => BenchVerb.Run(s, screen, interruption),
+            s => throw new EnvironmentException($"inspect {s.Guest}: not yet"));
     }
 }

@@ -1,6 +1,3 @@
-using Tdp.Platform;
-using Tdp.Sync;
-
 namespace Tdp.Harness.Scenarios;
 
 /// <summary>A world that stress steps can be performed in: threads 0..<see cref="Vcpus"/> - 1 are vCPUs, the rest are threads of the host.</summary>

@@ -1,5 +1,3 @@
-using Tdp.Platform;
-
 namespace Tdp.Harness.Scenarios;
 
 /// <summary>

@@ -1,13 +1,10 @@
-using Tdp.Platform;
-using Tdp.Sync;
-
 namespace Tdp.Harness.Scenarios;
 
 /// <summary>
 /// The guest side of a stress run: performs the steps of one vCPU behind the VMX engine's interface, without instructions. It accepts what is pending, skips what has become MMIO, and checks what
 /// it reads: a page holds zeros or what a vCPU wrote to this very page through this very alias. Anything else means that memory changed hands under a translation.
 /// </summary>
-/// <remarks>Used by the vCPU's own actor only. RIP moves only when the module completes a call, so a step that faulted is simply done again.</remarks>
+/// <remarks>Used by the vCPU's own actor only. An access moves RIP by one, a call when the module completes it; a step that faulted is done again at the same RIP.</remarks>
 public sealed class StressGuest : IVmxEngine
 {
     private const ulong LeafVmcall = 0;
@@ -186,6 +183,7 @@ public sealed class StressGuest : IVmxEngine
             word.Write(Mark(gfn.Value, alias) | ((ulong)(uint)(_vcpu + 1) << 24) | (++_counter & 0xFF_FFFF));
         }
 
+        vmcs.State.Rip++;
         vmcs.State.Retired++;
         lp.Spend(1);
         Accesses++;
@@ -219,7 +217,11 @@ public sealed class StressGuest : IVmxEngine
         else
         {
             _machine.Findings.Add("I81", $"vCPU {_vcpu} got vector {delivered.Vector} (error code 0x{delivered.ErrorCode:x}) while doing {(IsDone ? "nothing" : _ops[_op].ToString())}");
-            Next();
+            _call = Call.None;
+            if (!IsDone)
+            {
+                Next();
+            }
         }
     }
 

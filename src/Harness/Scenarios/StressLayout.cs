@@ -1,5 +1,3 @@
-using Tdp.Platform;
-
 namespace Tdp.Harness.Scenarios;
 
 /// <summary>Where the memory of a stress world lies, in the guest's frame numbers.</summary>

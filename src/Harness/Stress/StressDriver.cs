@@ -3,7 +3,6 @@ using System.Threading;
 using System.Threading.Channels;
 using Microsoft.Extensions.ObjectPool;
 using Tdp.Harness.Scenarios;
-using Tdp.Platform;
 
 namespace Tdp.Harness.Stress;
 

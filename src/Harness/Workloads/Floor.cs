@@ -1,6 +1,5 @@
 using System.Runtime.CompilerServices;
 using System.Threading;
-using Tdp.Platform;
 
 namespace Tdp.Harness.Workloads;
 

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Threading;
-using Tdp.Sync;
 
 namespace Tdp.Harness.Workloads;
 

@@ -1,5 +1,3 @@
-using Tdp.Platform;
-
 namespace Tdp.Harness.Workloads;
 
 /// <summary>In which order the threads of a fault-in run take the pages.</summary>

@@ -1,0 +1,72 @@
+using System.Globalization;
+using System.Linq;
+using Tdp.Harness.Invariants;
+
+namespace Tdp.Harness.Reports;
+
+/// <summary>One rule that did not hold, with the first few places.</summary>
+/// <param name="Rule">The rule's number.</param>
+/// <param name="Sentence">The rule.</param>
+/// <param name="Count">How often it was found broken.</param>
+/// <param name="Details">The first places.</param>
+internal sealed record BrokenRule(string Rule, string Sentence, long Count, IReadOnlyList<string> Details)
+{
+    private const int DetailsShown = 5;
+
+    /// <summary>Sorts findings by rule, in the order in which the rules were first broken.</summary>
+    public static IReadOnlyList<BrokenRule> From(IReadOnlyList<Finding> findings)
+        => [.. findings.GroupBy(f => f.Rule, StringComparer.Ordinal).Select(g => new BrokenRule(g.Key, Catalogue.SentenceOf(g.Key), g.Count(), [.. g.Take(DetailsShown).Select(f => f.Text)]))];
+}
+
+/// <summary>What a stress run did and found.</summary>
+/// <param name="Seed">The master seed.</param>
+/// <param name="Vcpus">Faulting threads.</param>
+/// <param name="HostThreads">Threads that zap, convert, notify and change slots.</param>
+/// <param name="Seconds">Wall time.</param>
+/// <param name="Operations">Steps performed.</param>
+/// <param name="OperationsPerSecond">Steps per second, all threads.</param>
+/// <param name="Rendezvous">How often everything was stopped and checked.</param>
+/// <param name="Accesses">Guest pages touched.</param>
+/// <param name="PagesAccepted">Pages accepted by the guest.</param>
+/// <param name="GuestConversions">MapGPA calls that succeeded.</param>
+/// <param name="Faults">Faults by kind.</param>
+/// <param name="Seamcalls">SEAMCALLs by leaf and status.</param>
+/// <param name="Broken">Rules that did not hold.</param>
+/// <param name="Failure">What stopped the run, if something did.</param>
+/// <param name="Frames">What became of the frames; missing when the VM could not be torn down.</param>
+/// <param name="Interrupted">The user ended it; the figures are those reached.</param>
+/// <param name="Repeat">The command that repeats it. The seed fixes the steps and the injections, not the order in which threads meet.</param>
+internal sealed record StressReport(
+    ulong Seed, int Vcpus, int HostThreads, double Seconds, long Operations, double OperationsPerSecond, long Rendezvous, long Accesses, long PagesAccepted, long GuestConversions,
+    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
+{
+    /// <summary>Draws the report.</summary>
+    public void Draw(Screen screen)
+    {
+        static string N(long value) => value.ToString("N0", CultureInfo.InvariantCulture);
+        screen.Line(string.Create(CultureInfo.InvariantCulture, $"stress: {N(Operations)} operations in {Seconds:0.0} s ({OperationsPerSecond:N0}/s) on {Vcpus} vCPUs and {HostThreads} host threads, {N(Rendezvous)} times at rest, seed {Seed}"));
+        screen.Table("faults", ["kind", "#count"], Faults.Select(f => (string[])[f.Key, N(f.Value)]));
+        screen.Table("guest", ["what", "#count"], [["pages touched", N(Accesses)], ["pages accepted", N(PagesAccepted)], ["conversions asked for", N(GuestConversions)]]);
+        screen.Table("SEAMCALLs", ["leaf", "status", "#count"], Seamcalls.Select(c => (string[])[c.Leaf, c.Status, N(c.Count)]));
+        if (Frames is { } frames)
+        {
+            screen.Line(frames.ToString());
+        }
+
+        foreach (BrokenRule rule in Broken)
+        {
+            screen.Line($"broken {rule.Rule} ({N(rule.Count)} times): {rule.Sentence}");
+            foreach (string detail in rule.Details)
+            {
+                screen.Line($"    {detail}");
+            }
+        }
+
+        if (Failure is not null)
+        {
+            screen.Line($"failed: {Failure}");
+        }
+
+        screen.Line($"{(Interrupted ? "interrupted; " : string.Empty)}repeat: {Repeat}");
+    }
+}
