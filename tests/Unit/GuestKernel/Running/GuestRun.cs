@@ -2,15 +2,18 @@ using System.Globalization;
 using Tdp.Host;
 using Tdp.Kernel;
 using Tdp.Platform;
+using Tdp.Sync;
 
 namespace Tdp.Tests.Unit.GuestKernel.Running;
 
 /// <summary>One run of a guest on the whole stack, and what it left.</summary>
 internal sealed record GuestRun(string Console, RunReport Report, ulong Scratch, IReadOnlyDictionary<string, ulong> Values)
 {
-    public static GuestRun Td(ElfImage payload, Func<GuestBootOptions, GuestBootOptions>? change = null) => Run(payload, isTd: true, change);
+    /// <summary>Runs a TD; <paramref name="besides"/> runs on a thread and a processor of its own meanwhile, as the hostile part of the host.</summary>
+    public static GuestRun Td(ElfImage payload, Func<GuestBootOptions, GuestBootOptions>? change = null, Action<Vmm, Actor>? besides = null) =>
+        Run(payload, isTd: true, change, besides);
 
-    public static GuestRun OrdinaryVm(ElfImage payload, Func<GuestBootOptions, GuestBootOptions>? change = null) => Run(payload, isTd: false, change);
+    public static GuestRun OrdinaryVm(ElfImage payload, Func<GuestBootOptions, GuestBootOptions>? change = null) => Run(payload, isTd: false, change, null);
 
     public GuestRun MustExit(uint code = 0)
     {
@@ -19,15 +22,30 @@ internal sealed record GuestRun(string Console, RunReport Report, ulong Scratch,
         return this;
     }
 
-    private static GuestRun Run(ElfImage payload, bool isTd, Func<GuestBootOptions, GuestBootOptions>? change)
+    private static GuestRun Run(ElfImage payload, bool isTd, Func<GuestBootOptions, GuestBootOptions>? change, Action<Vmm, Actor>? besides)
     {
         GuestBootOptions boot = new() { IsTd = isTd, VcpuCount = 1, RamBytes = 16 << 20, LazyAccept = true };
         boot = change?.Invoke(boot) ?? boot;
         GuestImage image = GuestImage.Build(payload, boot);
-        using HostWorld world = HostWorld.Boot(new HostWorldOptions { Machine = MachineDescription.Default(boot.VcpuCount, boot.RamBytes) });
-        var vmm = new Vmm(world, new VmmOptions { Image = image, IsFiveLevel = isTd && boot.AliasBit == 51 });
+        using HostWorld world = HostWorld.Boot(new HostWorldOptions { Machine = MachineDescription.Default(boot.VcpuCount + 1, boot.RamBytes) });
+        TdConfiguration td = new() { Attributes = boot.PendingVeDisable ? TdConfiguration.SeptVeDisable : 0 };
+        var vmm = new Vmm(world, new VmmOptions { Image = image, IsFiveLevel = isTd && boot.AliasBit == 51, Td = td });
         vmm.Build();
+        Actor? other = null;
+        if (besides is not null)
+        {
+            other = world.Machine.Actors.Create("hostile");
+            other.Start(actor =>
+            {
+                world.Kernel.Processors.Bind(actor);
+                besides(vmm, actor);
+                world.Kernel.Frames.Drain(actor);
+                world.Kernel.Processors.Unbind(actor);
+            });
+        }
         vmm.Run();
+        other?.Join(null);
+        other?.Retire();
         RunReport report = vmm.TearDown();
         string console = vmm.Devices.OutputText;
         return new GuestRun(console, report, vmm.Devices.Scratch, Reported(console));

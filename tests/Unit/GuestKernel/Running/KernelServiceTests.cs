@@ -103,6 +103,29 @@ public sealed class KernelServiceTests
     }
 
     [Fact]
+    [Trait("spec", "G30")]
+    public void Without_pending_VE_memory_is_accepted_when_it_is_allocated()
+    {
+        const int pages = 40;
+        GuestRun run = GuestRun.Td(
+            Payload.Assemble(p =>
+            {
+                Assembler a = p.A;
+                Label next = a.CreateLabel();
+                p.Call(GuestService.Alloc, pages * 4096);
+                a.mov(ecx, pages);
+                a.Label(ref next);
+                a.inc(__qword_ptr[rax]);
+                a.add(rax, 4096);
+                a.dec(ecx);
+                a.jne(next);
+                p.Report("end");
+            }),
+            o => o with { PendingVeDisable = true }).MustExit();
+        Assert.InRange(run.Report.PagesAccepted, pages - 16, pages);
+    }
+
+    [Fact]
     [Trait("spec", "G73")]
     public void A_page_that_was_shared_and_came_back_reads_zero()
     {
