@@ -32,7 +32,8 @@ internal static class AcceptCode
     private static void EmitRange(KernelCode k)
     {
         Assembler a = k.A;
-        Label unit = k.Local(), inside = k.Local(), small = k.Local(), page = k.Local(), release = k.Local(), fail = k.Local(), done = k.Local();
+        Label unit = k.Local(), inside = k.Local(), page = k.Local(), accepted = k.Local(), release = k.Local();
+        Label fail = k.Local(), done = k.Local(), leave = k.Local();
         k.Begin("accept_range");
         a.xor(eax, eax);
         a.cmp(KernelCode.Word(KernelLayout.IsTd), 0);
@@ -57,20 +58,18 @@ internal static class AcceptCode
         a.mov(rdi, r12);
         a.call(k["unit_claim"]);
         a.test(eax, eax);
-        a.jne(small);
+        a.jne(page);
         a.mov(rdi, r12);
         a.call(k["accept_large"]);
         a.test(rax, rax);
-        a.jne(small);
+        a.jne(page);
         a.mov(r12, r14);
         a.jmp(release);
 
-        k.Place(small);
         k.Place(page);
         a.mov(rdi, r12);
         a.shr(rdi, PageShift);
         a.bt(KernelCode.Word(KernelLayout.AcceptedBitmap), rdi);
-        Label accepted = k.Local();
         a.jc(accepted);
         a.mov(rdi, r12);
         a.call(k["accept_page"]);
@@ -93,7 +92,6 @@ internal static class AcceptCode
         a.shr(rdi, UnitShift);
         a.mov(__byte_ptr[rdi + (int)KernelLayout.UnitStates], KernelLayout.UnitSettled);
         a.mov(rax, GuestError.Io);
-        Label leave = k.Local();
         a.jmp(leave);
         k.Place(done);
         a.xor(eax, eax);

@@ -25,14 +25,14 @@ internal static class BootCode
     private static void EmitEntry(KernelCode k)
     {
         Assembler a = k.A;
-        Label vm = k.Local(), known = k.Local(), disagree = k.Local(), td = k.Local(), accepted = k.Local(), lazy = k.Local(), failed = k.Local();
+        Label vm = k.Local(), known = k.Local(), disagree = k.Local(), accept = k.Local(), accepted = k.Local(), lazy = k.Local(), failed = k.Local();
+        Label magic = k.Local();
         k.Begin("kernel_entry");
         a.cld();
         a.mov(r12, rdi);
         a.mov(r13, rsi);
         a.mov(r14, rbx);
         a.cmp(__dword_ptr[r12], (int)GuestAbi.BootInfoMagic);
-        Label magic = k.Local();
         a.je(magic);
         a.ud2();
         k.Place(magic);
@@ -81,13 +81,13 @@ internal static class BootCode
         a.jne(lazy);
         a.mov(edi, (int)GuestAbi.BootInfo);
         a.mov(rsi, KernelCode.Word(KernelLayout.RamTop));
-        a.jmp(td);
+        a.jmp(accept);
         k.Place(lazy);
         a.cmp(KernelCode.Word(KernelLayout.AcceptOnAlloc), 0);
         a.je(accepted);
         a.mov(rdi, KernelCode.Word(KernelLayout.PayloadLow));
         a.mov(rsi, KernelCode.Word(KernelLayout.PayloadHigh));
-        k.Place(td);
+        k.Place(accept);
         a.call(k["accept_range"]);
         a.test(rax, rax);
         a.jne(failed);

@@ -26,7 +26,7 @@ internal static class ConversionCode
     private static void EmitShare(KernelCode k)
     {
         Assembler a = k.A;
-        Label fail = k.Local(), failed = k.Local(), split = k.Local(), flush = k.Local(), rewrite = k.Local(), noMemory = k.Local();
+        Label split = k.Local(), flush = k.Local(), rewrite = k.Local(), noMemory = k.Local();
         Enter(k, "convert_to_shared");
         a.mov(rdi, rbx);
         a.mov(rsi, r12);
@@ -38,7 +38,7 @@ internal static class ConversionCode
         a.xor(edi, edi);
         a.call(k["conversion_check_all"]);
         a.test(rax, rax);
-        a.jne(fail);
+        a.jne(k["convert_unlock"]);
 
         a.mov(r13, rbx);
         k.Place(split);
@@ -82,7 +82,7 @@ internal static class ConversionCode
         a.or(rsi, KernelCode.Word(KernelLayout.SharedMask));
         a.call(k["map_gpa"]);
         a.test(rax, rax);
-        a.jne(failed);
+        a.jne(k["convert_leak"]);
         a.mov(rcx, r12);
         a.sub(rcx, rbx);
         a.shr(rcx, 12);
@@ -92,10 +92,6 @@ internal static class ConversionCode
 
         k.Place(noMemory);
         a.mov(rax, GuestError.NoMemory);
-        a.jmp(k["convert_unlock"]);
-        k.Place(failed);
-        a.jmp(k["convert_leak"]);
-        k.Place(fail);
         a.jmp(k["convert_unlock"]);
     }
 

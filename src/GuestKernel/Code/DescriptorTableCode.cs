@@ -37,7 +37,7 @@ internal static class DescriptorTableCode
         Put(a, GuestAbi.Gdt + KernelLayout.UserData, UserDataDescriptor);
         Put(a, GuestAbi.Gdt + KernelLayout.UserCode, UserCodeDescriptor);
 
-        Label gate = k.Local(), own = k.Local(), noIst = k.Local(), noUser = k.Local(), doubleFault = k.Local(), nmi = k.Local();
+        Label gate = k.Local(), attributes = k.Local(), user = k.Local(), doubleFault = k.Local(), nmi = k.Local(), vcpu = k.Local();
         a.xor(ebx, ebx);
         k.Place(gate);
         a.mov(eax, TrapCode.StubOther);
@@ -46,7 +46,6 @@ internal static class DescriptorTableCode
         a.mov(ecx, TrapCode.StubService);
         a.cmp(ebx, GuestAbi.ServiceVector);
         a.cmove(eax, ecx);
-        k.Place(own);
         a.lea(rcx, __[k["trap_stub_table"]]);
         a.mov(rax, __qword_ptr[rcx + (rax * 8)]);
 
@@ -57,20 +56,18 @@ internal static class DescriptorTableCode
         a.cmp(ebx, TrapCode.NonMaskable);
         a.je(nmi);
         a.cmp(ebx, TrapCode.Breakpoint);
-        Label user = k.Local();
         a.je(user);
         a.cmp(ebx, GuestAbi.ServiceVector);
-        a.jne(noUser);
+        a.jne(attributes);
         k.Place(user);
         a.or(ecx, GateForUser);
-        a.jmp(noIst);
+        a.jmp(attributes);
         k.Place(doubleFault);
         a.or(ecx, 1);
-        a.jmp(noIst);
+        a.jmp(attributes);
         k.Place(nmi);
         a.or(ecx, 2);
-        k.Place(noUser);
-        k.Place(noIst);
+        k.Place(attributes);
         a.mov(edx, ebx);
         a.shl(edx, 4);
         a.mov(__word_ptr[rdx + (int)GuestAbi.Idt], ax);
@@ -84,7 +81,6 @@ internal static class DescriptorTableCode
         a.cmp(ebx, Vectors);
         a.jb(gate);
 
-        Label vcpu = k.Local();
         a.xor(ebx, ebx);
         a.mov(r12, KernelCode.Word(KernelLayout.VcpuCount));
         k.Place(vcpu);

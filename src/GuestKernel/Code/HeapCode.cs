@@ -43,7 +43,7 @@ internal static class HeapCode
     private static void EmitAlloc(KernelCode k)
     {
         Assembler a = k.A;
-        Label some = k.Local(), leave = k.Local(), guard = k.Local(), accept = k.Local();
+        Label some = k.Local(), leave = k.Local(), accept = k.Local();
         k.Begin("heap_alloc");
         a.test(rdi, rdi);
         a.jne(some);
@@ -60,7 +60,6 @@ internal static class HeapCode
 
         // A touch would not raise #VE but end the TD, so the memory is accepted here. An end on a unit border reaches one unit further: an unaligned
         // load across the end of the buffer may touch what follows (td-guest 7.3, 7.6).
-        k.Place(guard);
         a.mov(rdi, rax);
         a.mov(rsi, rdx);
         a.test(edx, (int)GuestAbi.UnitBytes - 1);

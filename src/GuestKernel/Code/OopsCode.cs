@@ -57,7 +57,7 @@ internal static class OopsCode
     private static void EmitReport(KernelCode k)
     {
         Assembler a = k.A;
-        Label copy = k.Local(), pad = k.Local(), print = k.Local(), silent = k.Local();
+        Label copy = k.Local(), pad = k.Local(), padded = k.Local(), silent = k.Local(), td = k.Local(), again = k.Local();
         k.Begin("die");
         a.cli();
         a.mov(r12, rcx);
@@ -77,14 +77,12 @@ internal static class OopsCode
         a.dec(ecx);
         a.jne(copy);
         k.Place(pad);
-        Label padded = k.Local(), padNext = k.Local();
-        k.Place(padNext);
         a.test(ecx, ecx);
         a.je(padded);
         a.mov(__byte_ptr[rsi], ' ');
         a.inc(rsi);
         a.dec(ecx);
-        a.jmp(padNext);
+        a.jmp(pad);
         k.Place(padded);
         a.mov(__dword_ptr[rsi], 0x7069_7220); // " rip"
         a.mov(__byte_ptr[rsi + 4], '=');
@@ -102,14 +100,12 @@ internal static class OopsCode
         a.jc(silent);
         a.lea(rdi, __[k.Text("oops: ")]);
         a.call(k["console_text"]);
-        k.Place(print);
         a.mov(rdi, rbx);
         a.call(k["console_text"]);
         a.mov(edi, '\n');
         a.call(k["console_byte"]);
         k.Place(silent);
         a.cmp(KernelCode.Word(KernelLayout.IsTd), 0);
-        Label td = k.Local(), again = k.Local();
         a.jne(td);
         a.mov(edi, ExitCode);
         a.jmp(k["exit_run"]);

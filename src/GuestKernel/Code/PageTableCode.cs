@@ -25,7 +25,7 @@ internal static class PageTableCode
     private static void EmitEntryFor(KernelCode k)
     {
         Assembler a = k.A;
-        Label look = k.Local(), small = k.Local(), fill = k.Local(), leave = k.Local();
+        Label look = k.Local(), publish = k.Local(), small = k.Local(), fill = k.Local(), leave = k.Local();
         k.Begin("pte_for");
         a.push(rbx);
         a.push(r12);
@@ -44,7 +44,6 @@ internal static class PageTableCode
         a.test(rax, rax);
         a.je(leave);
         a.mov(r13, rax);
-        Label publish = k.Local();
         k.Place(publish);
         a.mov(rax, __qword_ptr[rbx]);
         a.mov(rdx, rax);
@@ -108,7 +107,7 @@ internal static class PageTableCode
     private static void EmitAllocateTable(KernelCode k)
     {
         Assembler a = k.A;
-        Label heap = k.Local(), none = k.Local();
+        Label heap = k.Local(), none = k.Local(), accepted = k.Local();
         k.Begin("table_alloc");
         a.mov(rax, KernelCode.Word(KernelLayout.SpareTableNext));
         a.cmp(rax, KernelCode.Word(KernelLayout.SpareTableEnd));
@@ -129,10 +128,9 @@ internal static class PageTableCode
         a.test(rax, rax);
         a.mov(rax, rbx);
         a.pop(rbx);
-        Label fine = k.Local();
-        a.je(fine);
+        a.je(accepted);
         a.xor(eax, eax);
-        k.Place(fine);
+        k.Place(accepted);
         a.ret();
         k.Place(none);
         a.pop(rbx);

@@ -98,8 +98,9 @@ internal static class VirtualizationExceptionCode
     private static void EmitCpuid(KernelCode k)
     {
         Assembler a = k.A;
-        Label refused = k.Local();
+        Label store = k.Local();
         k.Begin("ve_cpuid");
+        // R10 to R15 in and out. A leaf outside the host's range is never asked for, so it keeps these zeros.
         a.sub(rsp, 48);
         for (int at = 0; at < 48; at += 8)
             a.mov(__qword_ptr[rsp + at], 0);
@@ -107,7 +108,6 @@ internal static class VirtualizationExceptionCode
         a.mov(ecx, eax);
         a.and(ecx, 0xF000_0000);
         a.cmp(ecx, 0x4000_0000);
-        Label store = k.Local();
         a.jne(store);
         a.mov(__qword_ptr[rsp + 8], TdcallCode.InstructionCpuid);
         a.mov(__qword_ptr[rsp + 16], rax);
@@ -116,7 +116,7 @@ internal static class VirtualizationExceptionCode
         a.mov(rdi, rsp);
         a.call(k["tdvmcall"]);
         a.test(rax, rax);
-        a.jne(refused);
+        a.jne(k["ve_fail"]);
         k.Place(store);
         int[] outputs = [TrapFrame.Rax, TrapFrame.Rbx, TrapFrame.Rcx, TrapFrame.Rdx];
         for (int i = 0; i < outputs.Length; i++)
@@ -124,10 +124,7 @@ internal static class VirtualizationExceptionCode
             a.mov(eax, __dword_ptr[rsp + (16 + (i * 8))]);
             a.mov(TrapFrame.Register(outputs[i]), rax);
         }
-        // Leaves outside the host's range were never asked for: the block still holds the zeros.
         a.jmp(k["ve_advance"]);
-        k.Place(refused);
-        a.jmp(k["ve_fail"]);
     }
 
     private static void EmitMsr(KernelCode k)
