@@ -24,6 +24,7 @@ public sealed record BehaviourProfile
         KexecRefused = false,
         LateLpInitAllowed = false,
         OffersVpInitVersion1 = false,
+        ZeroStepAdmitsPending = false,
     };
 
     /// <summary>Name for reports.</summary>
@@ -61,6 +62,12 @@ public sealed record BehaviourProfile
 
     /// <summary>B13: VP.INIT version 1 and TDX_FEATURES0 bit 20.</summary>
     public bool OffersVpInitVersion1 { get; init; } = true;
+
+    /// <summary>
+    /// The zero-step filter of VP.ENTER lets a guest in whose recorded GPA is PENDING and would give it a #VE. The real module does not (a recorded answer), so a
+    /// guest that accepts in its #VE handler could be kept out for ever; Linux guests never depend on it.
+    /// </summary>
+    public bool ZeroStepAdmitsPending { get; init; } = true;
 
     /// <inheritdoc/>
     public override string ToString() => Name;

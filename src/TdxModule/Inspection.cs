@@ -123,9 +123,7 @@ public sealed partial class TdxModule
     /// <summary>Calls <paramref name="visit"/> for every entry of a TD's Secure EPT that is not FREE, parents before children, ascending addresses.</summary>
     public void ForEachSeptEntry(Hpa tdr, SeptVisitor visit)
     {
-        if (Pamt(tdr) is not { Type: PageType.TDR })
-            throw new ArgumentException($"{tdr} is not a TD root page", nameof(tdr));
-        TdControl td = _tds[_memory.Record(tdr.Frame).Tag];
+        TdControl td = TdAt(tdr);
         if (td.Eptp != 0)
             Visit(td.Eptp & SeptEntry.Address, td.RootLevel, 0, visit);
     }
@@ -133,9 +131,7 @@ public sealed partial class TdxModule
     /// <summary>The entry at which a walk to a level ends: the entry itself, or the one where the walk stopped above it.</summary>
     public SeptView FindSeptEntry(Hpa tdr, Gpa gpa, Level level)
     {
-        if (Pamt(tdr) is not { Type: PageType.TDR })
-            throw new ArgumentException($"{tdr} is not a TD root page", nameof(tdr));
-        TdControl td = _tds[_memory.Record(tdr.Frame).Tag];
+        TdControl td = TdAt(tdr);
         if (td.Eptp == 0)
             throw new ArgumentException($"the TD {tdr} has no Secure EPT yet", nameof(tdr));
         ulong table = td.Eptp & SeptEntry.Address;

@@ -24,7 +24,7 @@ public sealed partial class TdxModule
         {
             if ((td.TdCtls & 1) == 0)
             {
-                InjectVe(vmcs, ExitReason.EptViolation, exit.Qualification, exit.Gla, gpa, PoisonLength, 0);
+                InjectVe(vmcs, ExitReason.EptViolation, exit.Qualification, exit.Gla, gpa, exit.InstructionLength, exit.InstructionInfo);
                 return true;
             }
 

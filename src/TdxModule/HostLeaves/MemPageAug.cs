@@ -101,46 +101,48 @@ public sealed partial class TdxModule
 
         SeptState state = SeptEntry.StateOf(place.Entry);
         bool none = page == ulong.MaxValue;
-        if (state == SeptState.NL_MAPPED && (allowExisting || version == 1))
-            return ConsumeNothing(ctx, version, ref gate, place, ref r, none);
-        if (state != SeptState.FREE)
+        bool existing = state == SeptState.NL_MAPPED && (allowExisting || (version == 1 && none));
+        if (!existing && (state != SeptState.FREE || (none && version == 1)))
             return Reject(ctx, ref gate, place, TdxStatus.EPT_ENTRY_STATE_INCORRECT | OperandId.RCX, out r.Rcx, out r.Rdx);
-        status = none ? TdxStatus.OPERAND_INVALID | OperandId.R8 : Assign(ctx, ref gate, page, OperandId.R8, PageType.EPT, 0);
+        if (none && version == 0)
+            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_INVALID | OperandId.R8);
+        if (version == 1 && FirstL2Page(r) is { } l2Page)
+            return Refuse(ctx, ref gate, place, RefuseL2Page(ctx, ref gate, existing, page, l2Page));
+        if (existing)
+        {
+            // The entry has its page already: the offered one is not taken.
+            UnlockEntry(place);
+            Leave(ctx, ref gate);
+            r.R8 = version == 1 && !none ? page | (1UL << 63) : r.R8;
+            return TdxStatus.SUCCESS;
+        }
+
+        status = Assign(ctx, ref gate, page, OperandId.R8, PageType.EPT, 0);
         if (status.IsError)
             return Refuse(ctx, ref gate, place, status);
         _memory.Fill(new Hpa(page), SeptEntry.Free);
         StoreEntry(place, SeptEntry.NlMapped | page);
         Leave(ctx, ref gate);
-        if (version == 1)
-        {
-            r.R8 = ulong.MaxValue;
-            EchoL2Pages(ref r);
-        }
-
+        r.R8 = version == 1 ? ulong.MaxValue : r.R8;
         return TdxStatus.SUCCESS;
     }
 
-    // The entry has its page already: the offered one is not taken.
-    private TdxStatus ConsumeNothing(LpContext ctx, int version, ref MemGate gate, in SeptPlace place, ref SeamRegisters r, bool none)
+    // Version 1 offers pages for the Secure EPTs of L2 VMs in R9 to R11, all ones for none. A TD without L2 VMs takes none.
+    private static OperandId? FirstL2Page(in SeamRegisters r) =>
+        r.R9 != ulong.MaxValue ? OperandId.R9 : r.R10 != ulong.MaxValue ? OperandId.R10 : r.R11 != ulong.MaxValue ? OperandId.R11 : null;
+
+    // The L1 page is looked at before the L2 pages.
+    private TdxStatus RefuseL2Page(LpContext ctx, ref MemGate gate, bool existing, ulong page, OperandId l2Page)
     {
-        if (none && version == 0)
-            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_INVALID | OperandId.R8);
-        UnlockEntry(place);
-        Leave(ctx, ref gate);
-        if (version == 1)
+        if (!existing)
         {
-            r.R8 = none ? ulong.MaxValue : r.R8 | (1UL << 63);
-            EchoL2Pages(ref r);
+            LeavePageParents(ctx, ref gate);
+            TdxStatus status = _pamt.LockFree(ctx.Slot, page, OperandId.R8, 0, out PageHold hold);
+            if (status.IsError)
+                return status;
+            _pamt.Release(ctx.Slot, ref hold);
         }
 
-        return TdxStatus.SUCCESS;
-    }
-
-    // Without L2 VMs no L2 page is ever consumed: addresses come back marked, "none" stays "none".
-    private static void EchoL2Pages(ref SeamRegisters r)
-    {
-        r.R9 |= 1UL << 63;
-        r.R10 |= 1UL << 63;
-        r.R11 |= 1UL << 63;
+        return TdxStatus.OPERAND_INVALID | l2Page;
     }
 }

@@ -8,7 +8,8 @@ public sealed partial class TdxModule
         ulong pageInfo = r.Rcx;
         ulong tdr = r.Rdx;
         r.Rcx = r.Rdx = 0;
-        r.R9 = r.R10 = r.R11 = ulong.MaxValue;
+        if (version > 0)
+            r.R9 = r.R10 = r.R11 = ulong.MaxValue;
         if (version > 1)
             return TdxStatus.OPERAND_INVALID | OperandId.RAX;
         TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, 2, OpStates.Change, TreeUse.Shared, 0, out MemGate gate);
@@ -26,14 +27,15 @@ public sealed partial class TdxModule
         ulong table = place.Entry & SeptEntry.Address;
         ulong tablePamt = _pamt.Entry4K(table);
         if (_pamt.Lock(tablePamt).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
-            return Reject(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX, out r.Rcx, out r.Rdx);
+            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX);
+        bool pageBusy = false;
         status = CheckBlockedAndTracked(gate, place, tablePamt);
         if (!status.IsError)
-            status = Merge(ctx, gate.Td, place, table);
+            status = Merge(ctx, gate.Td, place, table, out pageBusy);
         if (status.IsError)
         {
             _pamt.Lock(tablePamt).ReleaseExclusive();
-            if (status == (TdxStatus.TLB_TRACKING_NOT_DONE | OperandId.RCX))
+            if (pageBusy || status == (TdxStatus.TLB_TRACKING_NOT_DONE | OperandId.RCX))
                 return Refuse(ctx, ref gate, place, status);
             if (status != TdxStatus.INTERRUPTED_RESTARTABLE)
                 return Reject(ctx, ref gate, place, status, out r.Rcx, out r.Rdx);
@@ -49,8 +51,9 @@ public sealed partial class TdxModule
     }
 
     // Locks and compares the children, then merges their PAMT entries and stores the large leaf, which unlocks the parent.
-    private TdxStatus Merge(LpContext ctx, TdControl td, in SeptPlace parent, ulong table)
+    private TdxStatus Merge(LpContext ctx, TdControl td, in SeptPlace parent, ulong table, out bool pageBusy)
     {
+        pageBusy = false;
         int small = parent.Level - 1;
         ulong first = 0;
         TdxStatus status = TdxStatus.SUCCESS;
@@ -86,6 +89,7 @@ public sealed partial class TdxModule
             ulong large = _pamt.EntryAt(page, parent.Level);
             if (_pamt.Lock(large).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
             {
+                pageBusy = true;
                 status = TdxStatus.OPERAND_BUSY | OperandId.RCX;
             }
             else
@@ -130,6 +134,7 @@ public sealed partial class TdxModule
 
         if (!SeptEntry.IsLeaf(place.Entry))
             return Reject(ctx, ref gate, place, TdxStatus.EPT_ENTRY_STATE_INCORRECT | OperandId.RCX, out r.Rcx, out r.Rdx);
+        HideAcceptCounter(ref place);
         ulong page = WithoutAcceptCounter(place);
         ulong large = _pamt.EntryAt(page, place.Level);
         status = CheckBlockedAndTracked(gate, place, large);
@@ -154,7 +159,7 @@ public sealed partial class TdxModule
         if (_pamt.Lock(large).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
         {
             _pamt.Release(ctx.Slot, ref hold);
-            return Reject(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX, out r.Rcx, out r.Rdx);
+            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX);
         }
 
         Split(gate.Td, place, page, large, table);

@@ -23,7 +23,7 @@ public sealed partial class TdxModule
             return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_INVALID | OperandId.R8);
         ulong entry = _pamt.Entry4K(page);
         if (_pamt.Lock(entry).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
-            return Reject(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX, out rcx, out rdx);
+            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX);
         status = CheckBlockedAndTracked(gate, place, entry);
         if (status.IsError)
         {

@@ -18,10 +18,11 @@ public sealed partial class TdxModule
 
         if (!SeptEntry.IsLeaf(place.Entry))
             return Reject(ctx, ref gate, place, TdxStatus.EPT_ENTRY_STATE_INCORRECT | OperandId.RCX, out rcx, out rdx);
+        HideAcceptCounter(ref place);
         ulong page = WithoutAcceptCounter(place);
         ulong entry = _pamt.EntryAt(page, place.Level);
         if (_pamt.Lock(entry).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
-            return Reject(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX, out rcx, out rdx);
+            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX);
         status = CheckBlockedAndTracked(gate, place, entry);
         if (status.IsError)
         {
@@ -37,6 +38,9 @@ public sealed partial class TdxModule
         rcx = page;
         return TdxStatus.SUCCESS;
     }
+
+    // REMOVE and DEMOTE report a partly accepted page without its progress, which SEPT.RD and the others show (tdx-module 11, quirk 5). The entry keeps it.
+    private static void HideAcceptCounter(ref SeptPlace place) => place.Entry &= ~CounterOf(place);
 
     /// <summary>Blocked and tracked, where the TD's state asks for it (tdx-module 4.4, 5.3).</summary>
     private TdxStatus CheckBlockedAndTracked(in MemGate gate, in SeptPlace place, ulong pamtEntry)
@@ -69,7 +73,8 @@ public sealed partial class TdxModule
         ulong pageInfo = r.Rcx;
         ulong tdr = r.Rdx;
         r.Rcx = r.Rdx = 0;
-        r.R9 = r.R10 = r.R11 = ulong.MaxValue;
+        if (version > 0)
+            r.R9 = r.R10 = r.R11 = ulong.MaxValue;
         if (version > 1)
             return TdxStatus.OPERAND_INVALID | OperandId.RAX;
         TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, ToRoot, OpStates.Read, TreeUse.Exclusive, 0, out MemGate gate);
@@ -87,7 +92,7 @@ public sealed partial class TdxModule
         ulong page = place.Entry & SeptEntry.Address;
         ulong entry = _pamt.Entry4K(page);
         if (_pamt.Lock(entry).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
-            return Reject(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX, out r.Rcx, out r.Rdx);
+            return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX);
         status = CheckBlockedAndTracked(gate, place, entry);
         if (!status.IsError && !IsEmpty(page))
             status = TdxStatus.EPT_PAGE_NOT_FREE | OperandId.RCX;

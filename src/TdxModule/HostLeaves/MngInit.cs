@@ -12,16 +12,19 @@ public sealed partial class TdxModule
     {
         ulong tdr = r.Rcx;
         ulong parameters = r.Rdx;
+        r.Rcx = 0;
         TdxStatus status = EnterTdAlone(ctx, tdr, OperandId.RCX, OpStates.Uninitialized, out MemGate gate);
         if (status.IsError)
             return status;
-        r.Rcx = 0;
         if (!IsSharedHpa(parameters, TdParameters.Bytes))
         {
             status = TdxStatus.OPERAND_INVALID | OperandId.RDX;
         }
         else
         {
+            // A refused TD_PARAMS leaves what was written before it was looked at (tdx-module 4.6).
+            gate.Td.Epoch.Write(EpochWord.Initial);
+
             // The host may write the page while it is read: a copy is judged and kept.
             Span<byte> copy = stackalloc byte[TdParameters.Bytes];
             _memory.Bytes(new Hpa(WithoutHkid(parameters)), TdParameters.Bytes).CopyTo(copy);
@@ -52,7 +55,6 @@ public sealed partial class TdxModule
         td.Cpuid = new CpuidTable(parameters);
         td.MsrBitmap = MsrPolicy.BuildBitmap(parameters);
         td.VcpuCounts.Write(0);
-        td.Epoch.Write(EpochWord.Initial);
         td.MrtdStream?.Dispose();
         td.MrtdStream = IncrementalHash.CreateHash(HashAlgorithmName.SHA384);
         Array.Clear(td.Mrtd);

@@ -116,9 +116,11 @@ public sealed partial class TdxModule
         {
             _ = WalkTo(td, vcpu.FaultList[i], 0, out SeptPlace place);
 
-            // A PENDING page gives the guest a #VE and no exit (tdx-module 8.1). To keep the guest out for it would be for ever: only the guest can accept it.
+            // The real module keeps the guest out for a PENDING page as well, although only the guest can accept it: a host that lost seven faults in a
+            // row to conversions would never get its lazily accepting guest in again.
             bool isResolved = SeptEntry.IsLeaf(place.Entry)
-                && ((place.Entry & SeptEntry.Rwx) == SeptEntry.Rwx || ((td.TdCtls & 1) == 0 && SeptEntry.StateOf(place.Entry).IsAcceptable()));
+                && ((place.Entry & SeptEntry.Rwx) == SeptEntry.Rwx
+                    || (Profile.ZeroStepAdmitsPending && (td.TdCtls & 1) == 0 && SeptEntry.StateOf(place.Entry).IsAcceptable()));
             if (!isResolved)
             {
                 r = default;

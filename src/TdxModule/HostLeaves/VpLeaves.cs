@@ -224,7 +224,9 @@ public sealed partial class TdxModule
         }
         else
         {
+            // Whoever enters here next is not "the vCPU that ran last", not even this one.
             ctx.Lp.Tlb.FlushContext(gate.Td.Eptp);
+            ctx.LastRun = null;
             gate.Vcpu.Dissociate();
         }
 

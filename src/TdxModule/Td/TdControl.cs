@@ -29,7 +29,6 @@ internal sealed class TdControl : IDisposable
         // Shared by every SEAMCALL on this TD.
         _words[1] = TryLock.Biased;
         _words[2] = TryLock.Biased;
-        _words[4] = EpochWord.Initial;
     }
 
     public Hpa Tdr { get; }

@@ -1,0 +1,619 @@
+using System.Globalization;
+using System.Text;
+using System.Text.Json;
+using Tdp.Mmu;
+using Tdp.Platform;
+using Tdp.Sync;
+using static Tdp.Tests.Conformance.Mmu.ReplayWorld;
+
+namespace Tdp.Tests.Conformance.Mmu;
+
+/// <summary>
+/// Replays one recorded sequence of the kernel's own TDP MMU (Linux 6.16.1) operation by operation, and compares result, changed entries, external calls, flushes,
+/// statistics, table count, roots, dirty marks and NX list.
+/// </summary>
+internal sealed class ReplayedSequence : IDisposable
+{
+    private readonly ReplayWorld _world;
+    private readonly TdpMmu _mmu;
+    private readonly List<string> _nxExpected = [];
+    private Dictionary<(string Root, int Level, ulong Gfn), ulong[]> _before = [];
+    private int _polls;
+    private string _roots = "";
+
+    public ReplayedSequence(JsonElement begin)
+    {
+        Name = begin.GetProperty("seq").GetString()!;
+        _world = new ReplayWorld(begin.GetProperty("cfg"));
+        _mmu = _world.Mmu;
+    }
+
+    public string Name { get; }
+
+    public int Records { get; private set; }
+
+    public List<string> Differences { get; } = [];
+
+    /// <summary>True when nothing after this record can be compared.</summary>
+    public bool IsOver { get; private set; }
+
+    public void Dispose() => _world.Dispose();
+
+    public void Replay(JsonElement record)
+    {
+        if (IsOver)
+            return;
+        string operation = record.GetProperty("op").GetString()!;
+        JsonElement inputs = record.TryGetProperty("in", out JsonElement given) ? given : default;
+        if (inputs.ValueKind == JsonValueKind.Object && Number(inputs, "injrm") != 0)
+        {
+            // A removal that fails is handled differently by the newest protocol: the VM is dead either way.
+            IsOver = true;
+            return;
+        }
+
+        Records++;
+        long warnings = _world.Machine.Findings.Count;
+        string result;
+        bool yields = Arm(inputs);
+        try
+        {
+            result = Perform(operation, inputs, record);
+        }
+        catch (HostBugException)
+        {
+            Compare(record, "ret", Text(record.GetProperty("ret")), "HOST_BUG");
+            IsOver = true;
+            return;
+        }
+
+        _mmu.NeedResched = null;
+        _mmu.Rcu.Barrier(_world.Actor);
+        if (operation is "map" or "fastpf" or "last" or "walk" or "mapped" or "unmap" or "zapleafs" or "zapsp" or "nxrecover" or "age" or "testage" or "wrprot" or "wpgfn" or "hw"
+            or "track" or "lpage" or "alloc_root")
+            Compare(record, "ret", Text(record.GetProperty("ret")), result);
+        if (operation == "uninit")
+        {
+            IsOver = true;
+            Compare(record, "st", record.GetProperty("st").GetRawText(), Statistics());
+            return;
+        }
+
+        CompareChanges(record);
+        Compare(record, "st", record.GetProperty("st").GetRawText(), Statistics());
+        long tables = record.TryGetProperty("acct", out JsonElement accounted) ? accounted.GetInt64() : record.GetProperty("tb").GetInt64();
+        Compare(record, "tb", tables.ToString(CultureInfo.InvariantCulture), _mmu.Statistics[MmuCounter.Tables].ToString(CultureInfo.InvariantCulture));
+        Compare(record, "cb", ExpectedCallbacks(record), string.Join("; ", _world.Callbacks));
+        Compare(record, "dirty", List(record, "dirty"), string.Join(",", _world.Dirty.Select(g => $"0x{g:x}")));
+        CompareFlushes(record, yields);
+        CompareRoots(record);
+        CompareNx(record);
+        if (inputs.ValueKind == JsonValueKind.Object && Number(inputs, "injfr") != 0)
+            return;
+        bool warned = _world.Machine.Findings.Count != warnings;
+        Compare(record, "warn", record.TryGetProperty("warn", out _).ToString(), warned.ToString());
+    }
+
+    private bool Arm(JsonElement inputs)
+    {
+        if (inputs.ValueKind != JsonValueKind.Object)
+        {
+            _world.BeginOperation(0, 0);
+            return false;
+        }
+
+        int error = (int)unchecked((long)Number(inputs, "injerr"));
+        _world.BeginOperation((int)Number(inputs, "injn"), error == 0 ? (int)ExternalResult.Busy : error);
+        _polls = 0;
+        int every = (int)Number(inputs, "resched");
+        if (every == 0)
+            return false;
+
+        // True at every n-th poll, and from then on until the walk has yielded.
+        long yielded = _mmu.Statistics[MmuCounter.Yields];
+        bool wanted = false;
+        _mmu.NeedResched = () =>
+        {
+            long now = _mmu.Statistics[MmuCounter.Yields];
+            if (wanted && now != yielded)
+                wanted = false;
+            yielded = now;
+            wanted |= ++_polls % every == 0;
+            return wanted;
+        };
+        return true;
+    }
+
+    private string Perform(string operation, JsonElement inputs, JsonElement record)
+    {
+        Actor actor = _world.Actor;
+        MmuVcpu VcpuOf() => _world.Vcpu((int)Number(inputs, "v"));
+        MmuSlot SlotOf() => _world.Slot((int)Number(inputs, "slot")).Mmu;
+        GfnRange RangeOf() => new(new Gfn(Number(inputs, "start")), new Gfn(Number(inputs, "end")));
+        switch (operation)
+        {
+            case "slot":
+                _world.AddSlot(inputs);
+                return "null";
+            case "slotset":
+                if (inputs.TryGetProperty("dirty", out _))
+                    SlotOf().IsDirtyLogged = Number(inputs, "dirty") != 0;
+                if (inputs.TryGetProperty("hl", out _))
+                    _world.Slot((int)Number(inputs, "slot")).HostLevel = (int)Number(inputs, "hl");
+                return "null";
+            case "lpage":
+                Level large = new((int)Number(inputs, "l"));
+                SlotOf().AddDisallow(new Gfn(Number(inputs, "gfn")), large, (int)unchecked((long)Number(inputs, "d")));
+                return SlotOf().DisallowCount(new Gfn(Number(inputs, "gfn")), large).ToString(CultureInfo.InvariantCulture);
+            case "gen":
+                _world.Generation = Number(inputs, "v");
+                return "null";
+            case "attr":
+                _world.SetPrivate(Number(inputs, "start"), Number(inputs, "end"));
+                return "null";
+            case "track":
+                return Track(inputs, SlotOf());
+            case "alloc_root":
+                return AllocateRoot(inputs, VcpuOf(), record);
+            case "put_root":
+                _mmu.UnloadRoot(VcpuOf(), Number(inputs, "mirror") != 0);
+                return "null";
+            case "map":
+                return Map(inputs, VcpuOf(), record);
+            case "fastpf":
+                _world.Current = new ReplayFault(SlotOrNone(inputs), null, null, Level.G1);
+                return NameOf(_mmu.FastFault(VcpuOf(), AddressOf(inputs), ErrorCode(inputs) | (Number(inputs, "present") != 0 ? PfErr.Present : 0)));
+            case "last":
+                return Last(VcpuOf(), Number(inputs, "gfn"));
+            case "walk":
+                return Walk(VcpuOf(), inputs, record);
+            case "mapped":
+                return Flag(_mmu.IsMapped(VcpuOf(), AddressOf(inputs)));
+            case "unmap":
+                return Exclusive(() => Flag(_mmu.UnmapRange(
+                    actor, RangeOf(), (AliasFilter)Number(inputs, "filter"), Number(inputs, "block") != 0, Number(inputs, "flush") != 0, SlotOf().AddressSpace)));
+            case "zapleafs":
+                return Exclusive(() => Flag(_mmu.ZapLeafs(actor, RangeOf(), Number(inputs, "flush") != 0)));
+            case "zapall":
+                _mmu.ZapAll(actor);
+                return "null";
+            case "inval":
+                return Exclusive(() =>
+                {
+                    _mmu.InvalidateRoots(actor, (RootKinds)Number(inputs, "types"));
+                    return "null";
+                });
+            case "zapinv":
+                _mmu.ZapInvalidatedRoots(actor, Number(inputs, "shared") != 0);
+                return "null";
+            case "zapsp":
+                return ZapTable(inputs);
+            case "nxrecover":
+                return RecoverNx(record);
+            case "uninit":
+                _mmu.Destroy(actor);
+                return "null";
+            case "age":
+                return Flag(_mmu.Age(actor, RangeOf(), (AliasFilter)Number(inputs, "filter"), SlotOf().AddressSpace));
+            case "testage":
+                return Flag(_mmu.TestAge(actor, RangeOf(), (AliasFilter)Number(inputs, "filter"), SlotOf().AddressSpace));
+            case "wrprot":
+                return Shared(() => Flag(_mmu.WriteProtectSlot(actor, SlotOf(), new Level((int)Number(inputs, "min")))));
+            case "cdslot":
+                return Shared(() =>
+                {
+                    _mmu.ClearDirtySlot(actor, SlotOf());
+                    return "null";
+                });
+            case "cdmask":
+                return Exclusive(() =>
+                {
+                    _mmu.ClearDirtyMasked(actor, SlotOf(), new Gfn(Number(inputs, "gfn")), Number(inputs, "mask"), Number(inputs, "wrprot") != 0);
+                    return "null";
+                });
+            case "wpgfn":
+                return Exclusive(() => Flag(_mmu.WriteProtectGfn(actor, SlotOf(), new Gfn(Number(inputs, "gfn")), new Level((int)Number(inputs, "min")))));
+            case "split":
+                bool shared = Number(inputs, "shared") != 0;
+                Func<string> split = () => Flag(_mmu.TrySplitHuge(actor, _world.Spare, SlotOf(), RangeOf(), new Level((int)Number(inputs, "target")), shared));
+                return shared ? Shared(split) : Exclusive(split);
+            case "recover":
+                return Shared(() =>
+                {
+                    _mmu.RecoverHuge(actor, SlotOf());
+                    return "null";
+                });
+            case "hw":
+                return Hardware(VcpuOf(), inputs);
+            default:
+                throw new InvalidOperationException($"unknown operation {operation}");
+        }
+    }
+
+    private string Track(JsonElement inputs, MmuSlot slot)
+    {
+        Gfn gfn = new(Number(inputs, "gfn"));
+        bool on = Number(inputs, "on") != 0;
+        return Exclusive(() =>
+        {
+            slot.TrackWrites(gfn, on ? 1 : -1);
+            if (!on)
+                return "null";
+            bool changed = _mmu.WriteProtectGfn(_world.Actor, slot, gfn, Level.K4);
+            if (changed)
+                _mmu.FlushRemoteTlbs(_world.Actor);
+            return Flag(changed);
+        });
+    }
+
+    private string AllocateRoot(JsonElement inputs, MmuVcpu vcpu, JsonElement record)
+    {
+        bool mirror = Number(inputs, "mirror") != 0;
+        if ((mirror ? vcpu.MirrorRoot : vcpu.DirectRoot) is not null)
+            return "SKIP";
+        vcpu.IsSmm = Number(inputs, "smm") != 0;
+        vcpu.IsGuestMode = Number(inputs, "gm") != 0;
+        Assert.True(_mmu.LoadRoot(vcpu, mirror));
+        Root root = (mirror ? vcpu.MirrorRoot : vcpu.DirectRoot)!;
+        Compare(record, "role", $"0x{Number(record, "role"):x}", $"0x{root.PeekRole().Value:x}");
+        return root.ToString();
+    }
+
+    private string Map(JsonElement inputs, MmuVcpu vcpu, JsonElement record)
+    {
+        bool isPrivate = _world.IsTd && Number(inputs, "sh") == 0;
+        if ((isPrivate ? vcpu.MirrorRoot : vcpu.DirectRoot) is null)
+            return "SKIP";
+        if (vcpu.DirectRoot is null)
+        {
+            // The recording called the map function without a direct root, which no fault does.
+            vcpu.IsSmm = vcpu.IsGuestMode = false;
+            return "SKIP";
+        }
+
+        if (vcpu.DirectRoot.IsInvalid)
+            return "STALE";
+        bool prefetch = Number(inputs, "pf") != 0;
+        ulong error = ErrorCode(inputs);
+        _world.Current = new ReplayFault(
+            SlotOrNone(inputs),
+            inputs.TryGetProperty("pfn", out _) ? Number(inputs, "pfn") : null,
+            inputs.TryGetProperty("mw", out _) ? Number(inputs, "mw") != 0 : null,
+            new Level((int)Number(inputs, "max")));
+        _mmu.Decode(out Fault fault, vcpu, AddressOf(inputs), error);
+        fault.Prefetch = prefetch;
+        FaultResult result = _mmu.ResolveSlow(ref fault);
+        if (record.TryGetProperty("adj", out JsonElement adjusted))
+        {
+            Compare(record, "req", adjusted[0].ToString(), fault.ReqLevel.Value.ToString(CultureInfo.InvariantCulture));
+            Compare(record, "nx", adjusted[3].ToString(), Flag(fault.HugePageDisallowed));
+            Compare(record, "goal", Number(record, "goal").ToString(CultureInfo.InvariantCulture), fault.GoalLevel.Value.ToString(CultureInfo.InvariantCulture));
+            if (SlotOrNone(inputs) is not null)
+                Compare(record, "pfn", $"0x{Number(record, "pfn"):x}", $"0x{fault.Pfn:x}");
+        }
+
+        return NameOf(result);
+    }
+
+    private string Last(MmuVcpu vcpu, ulong gfn)
+    {
+        Span<Spte> path = stackalloc Spte[5];
+        int level = _mmu.GetWalk(vcpu, vcpu.DirectRoot!, gfn, path);
+        return $"[{level},0x{Masked(path[vcpu.DirectRoot!.Level.Value - level], level):x}]";
+    }
+
+    private string Walk(MmuVcpu vcpu, JsonElement inputs, JsonElement record)
+    {
+        Span<Spte> path = stackalloc Spte[5];
+        Root root = vcpu.DirectRoot!;
+        int level = _mmu.GetWalk(vcpu, root, AddressOf(inputs).Value >> 12, path);
+        if (level > 0)
+        {
+            var values = new List<string>();
+            for (int l = root.Level.Value; l >= level; l--)
+                values.Add($"0x{Masked(path[root.Level.Value - l], l):x}");
+            Compare(record, "path", List(record, "path"), string.Join(",", values));
+        }
+
+        // The recording walks natural numbers through the alias bit of the direct root.
+        return level.ToString(CultureInfo.InvariantCulture);
+    }
+
+    private string ZapTable(JsonElement inputs)
+    {
+        string root = inputs.TryGetProperty("root", out JsonElement name)
+            ? name.GetString()!
+            : _world.Vcpu((int)Number(inputs, "v")).DirectRoot?.ToString() ?? "-";
+        TablePage table = Find(root, (int)Number(inputs, "level"), Number(inputs, "gfn"));
+        if (table.IsNone)
+            return "SKIP";
+        return Exclusive(() => Flag(_mmu.ZapTable(_world.Actor, table)));
+    }
+
+    private string RecoverNx(JsonElement record)
+    {
+        return Exclusive(() =>
+        {
+            Root? owner = null;
+            if (_mmu.NxList.Count > 0)
+                owner = RootOf(_mmu.NxList[0]);
+            if (!_mmu.RecoverNxPage(_world.Actor, static _ => false, out TablePage table))
+                return "EMPTY";
+            Compare(record, "sp", record.GetProperty("sp").GetRawText(), $"[\"{owner}\",{table.Level.Value},\"0x{table.Gfn.Value:x}\"]");
+            _mmu.FlushRemoteTlbs(_world.Actor);
+            return "1";
+        });
+    }
+
+    // Not code of the MMU: what the processor does. It sets A and D only in leaves of A/D type "enabled".
+    private string Hardware(MmuVcpu vcpu, JsonElement inputs)
+    {
+        if (vcpu.DirectRoot is not { } root)
+            return "SKIP";
+        Gpa gpa = new(Number(inputs, "gfn") << 12);
+        AccessKind access = Number(inputs, "w") != 0 ? AccessKind.Write : AccessKind.Read;
+        EptWalk walk = EptWalker.Walk(_world.Machine.Memory, EptPointer.Make(root.Frame, root.Level, accessedDirty: false), gpa, access);
+        if (walk.Outcome == EptOutcome.Misconfiguration)
+            return "MISCONFIG";
+        if (walk.Outcome == EptOutcome.Violation)
+            return (walk.Entry & EptEntry.Rwx) == 0 ? "MISS" : access == AccessKind.Write ? "WPROT" : "NOREAD";
+        if ((walk.Entry & Spte.AdTypeMask) != Spte.AdDisabled)
+            EptWalker.Walk(_world.Machine.Memory, EptPointer.Make(root.Frame, root.Level, accessedDirty: true), gpa, access);
+        return "HIT";
+    }
+
+    private void CompareChanges(JsonElement record)
+    {
+        Dictionary<(string Root, int Level, ulong Gfn), ulong[]> after = Snapshot();
+        var found = new SortedDictionary<string, string>(StringComparer.Ordinal);
+        foreach (var key in _before.Keys.Union(after.Keys))
+        {
+            ulong[]? old = _before.GetValueOrDefault(key);
+            ulong[]? now = after.GetValueOrDefault(key);
+            if (old is not null && now is not null && old.AsSpan().SequenceEqual(now))
+                continue;
+            for (int i = 0; i < 512; i++)
+            {
+                ulong was = old?[i] ?? Spte.NonPresent.Value;
+                ulong isNow = now?[i] ?? Spte.NonPresent.Value;
+                if (was != isNow)
+                    found[EntryName(key, i)] = $"0x{was:x} -> 0x{isNow:x}";
+            }
+        }
+
+        _before = after;
+        var expected = new SortedDictionary<string, string>(StringComparer.Ordinal);
+        if (record.TryGetProperty("ch", out JsonElement changes))
+        {
+            foreach (JsonElement change in changes.EnumerateArray())
+                Expand(change, expected);
+        }
+
+        foreach (string entry in found.Keys.Union(expected.Keys))
+        {
+            string here = found.GetValueOrDefault(entry, "unchanged");
+            string there = expected.GetValueOrDefault(entry, "unchanged");
+            if (here == there)
+                continue;
+            Compare(record, $"ch {entry}", there, here);
+            break;
+        }
+    }
+
+    private static void Expand(JsonElement change, SortedDictionary<string, string> into)
+    {
+        string root = change[0].GetString()!;
+        int level = change[1].GetInt32();
+        ulong gfn = ParseHex(change[2].GetString()!);
+        ulong? old = change[3].ValueKind == JsonValueKind.Null ? null : ParseHex(change[3].GetString()!);
+        ulong? now = change[4].ValueKind == JsonValueKind.Null ? null : ParseHex(change[4].GetString()!);
+        int count = change.GetArrayLength() > 5 ? change[5].GetInt32() : 1;
+        ulong pages = new Level(level).Pages;
+        for (int i = 0; i < count; i++)
+        {
+            ulong was = Advanced(old, i, level);
+            ulong isNow = Advanced(now, i, level);
+            if (was != isNow)
+                into[$"{root} {level} 0x{gfn + ((ulong)i * pages):x}"] = $"0x{was:x} -> 0x{isNow:x}";
+        }
+    }
+
+    private static ulong Advanced(ulong? value, int steps, int level)
+    {
+        if (value is not { } bits)
+            return Spte.NonPresent.Value;
+        var spte = new Spte(bits);
+        return spte.IsLeaf(new Level(level)) ? bits + ((ulong)steps * new Level(level).Bytes) : bits;
+    }
+
+    private Dictionary<(string Root, int Level, ulong Gfn), ulong[]> Snapshot()
+    {
+        var tables = new Dictionary<(string, int, ulong), ulong[]>();
+        foreach (Root root in _mmu.Roots)
+            Collect(root.ToString(), root.Table, tables);
+        return tables;
+    }
+
+    private void Collect(string root, TablePage table, Dictionary<(string, int, ulong), ulong[]> into)
+    {
+        ulong[] copy = _world.Machine.Memory.Table(table.Frame).ToArray();
+        Level level = table.Level;
+        for (int i = 0; i < 512; i++)
+        {
+            var spte = new Spte(copy[i]);
+            if (spte.Kind(level) != SpteKind.Table)
+                continue;
+            Collect(root, _mmu.TableOf(spte), into);
+            copy[i] = Masked(spte, level.Value);
+        }
+
+        into[(root, level.Value, table.Gfn.Value)] = copy;
+    }
+
+    private string EntryName((string Root, int Level, ulong Gfn) key, int index)
+    {
+        ulong gfn = key.Gfn + ((ulong)index * new Level(key.Level).Pages);
+        ulong alias = _mmu.Options.AliasBit.GfnMask;
+        return $"{key.Root} {key.Level} 0x{gfn & ~(key.Root[0] == 'd' ? alias : 0):x}";
+    }
+
+    private TablePage Find(string root, int level, ulong gfn)
+    {
+        TablePage found = TablePage.None;
+        foreach (Root candidate in _mmu.Roots.Where(r => r.ToString() == root))
+        {
+            _mmu.ForEachSpte(candidate, visit =>
+            {
+                if (visit.Kind == SpteKind.Table && visit.Level.Value == level + 1 && visit.Gfn == new Gfn(gfn).AlignDown(visit.Level))
+                    found = _mmu.TableOf(visit.Spte);
+            });
+        }
+
+        return found;
+    }
+
+    private Root? RootOf(TablePage table)
+    {
+        Root? owner = null;
+        foreach (Root root in _mmu.Roots)
+        {
+            _mmu.ForEachSpte(root, visit =>
+            {
+                if (visit.Kind == SpteKind.Table && _mmu.TableOf(visit.Spte) == table)
+                    owner = root;
+            });
+        }
+
+        return owner;
+    }
+
+    private static string ExpectedCallbacks(JsonElement record)
+    {
+        if (!record.TryGetProperty("cb", out JsonElement calls))
+            return "";
+        var list = new List<string>();
+        foreach (JsonElement call in calls.EnumerateArray())
+        {
+            var text = new StringBuilder(call[0].GetString());
+            bool hasResult = call[0].GetString() is "link" or "set";
+            for (int i = 1; i < call.GetArrayLength() - (hasResult ? 0 : 1); i++)
+                text.Append(' ').Append(call[i].ValueKind == JsonValueKind.String ? call[i].GetString() : call[i].GetRawText());
+            list.Add(text.ToString());
+        }
+
+        return string.Join("; ", list);
+    }
+
+    private void CompareFlushes(JsonElement record, bool yields)
+    {
+        var expected = new List<string>();
+        if (record.TryGetProperty("fl", out JsonElement flushes))
+        {
+            foreach (JsonElement flush in flushes.EnumerateArray())
+            {
+                expected.Add(flush.ValueKind == JsonValueKind.String ? flush.GetString()!
+                    : flush[0].GetString() == "slot" ? $"slot {flush[1].GetInt32()}"
+                    : $"{flush[0].GetString()}+{flush[1].GetInt64()}");
+            }
+        }
+
+        List<string> found = _world.Flushes;
+        if (yields)
+        {
+            // How often a walk flushes in order to yield depends on where it asks.
+            expected.RemoveAll(f => f == "all");
+            found = [.. found.Where(f => f != "all")];
+        }
+
+        Compare(record, "fl", string.Join(",", expected), string.Join(",", found));
+    }
+
+    private void CompareRoots(JsonElement record)
+    {
+        if (record.TryGetProperty("roots", out JsonElement roots))
+            _roots = roots.GetRawText();
+        string now = "[" + string.Join(",", _mmu.Roots.Select(r =>
+            $"[\"{r}\",{r.ReferenceCount},{(r.PeekRole().IsInvalid ? 1 : 0)},{(r.IsScheduledForZap ? 1 : 0)}]")) + "]";
+        Compare(record, "roots", _roots == "" ? "[]" : _roots, now);
+    }
+
+    private void CompareNx(JsonElement record)
+    {
+        if (record.TryGetProperty("nxl", out JsonElement events))
+        {
+            foreach (JsonElement e in events.EnumerateArray())
+            {
+                string table = $"{e[1].GetString()} {e[2].GetInt32()} {e[3].GetString()}";
+                if (e[0].GetString() == "+")
+                    _nxExpected.Add(table);
+                else
+                    _nxExpected.Remove(table);
+            }
+        }
+
+        var now = _mmu.NxList.Select(t => $"{RootOf(t)} {t.Level.Value} 0x{t.Gfn.Value:x}");
+        Compare(record, "nxl", string.Join(",", _nxExpected), string.Join(",", now));
+    }
+
+    private void Compare(JsonElement record, string member, string expected, string found)
+    {
+        if (expected != found)
+            Differences.Add($"{Name} #{Number(record, "i")} {record.GetProperty("op").GetString()}: {member}: recorded {expected}, here {found}");
+    }
+
+    private string Statistics() => $"[{_mmu.Statistics.Pages(Level.K4)},{_mmu.Statistics.Pages(Level.M2)},{_mmu.Statistics.Pages(Level.G1)}]";
+
+    private string Exclusive(Func<string> body)
+    {
+        _mmu.MmuLock.EnterWrite(_world.Actor);
+        string result = body();
+        _mmu.MmuLock.ExitWrite(_world.Actor);
+        return result;
+    }
+
+    private string Shared(Func<string> body)
+    {
+        _mmu.MmuLock.EnterRead(_world.Actor);
+        string result = body();
+        _mmu.MmuLock.ExitRead(_world.Actor);
+        return result;
+    }
+
+    private ReplaySlot? SlotOrNone(JsonElement inputs)
+    {
+        int slot = (int)unchecked((long)Number(inputs, "slot"));
+        return slot < 0 ? null : _world.Slot(slot);
+    }
+
+    private Gpa AddressOf(JsonElement inputs) =>
+        new((Number(inputs, "gfn") << 12) | (Number(inputs, "sh") != 0 ? _mmu.Options.AliasBit.GpaMask : 0));
+
+    private ulong ErrorCode(JsonElement inputs)
+    {
+        ulong access = inputs.GetProperty("acc").GetString() switch { "w" => PfErr.Write, "x" => PfErr.Fetch, _ => PfErr.User };
+        return access | (_world.IsTd && Number(inputs, "sh") == 0 ? PfErr.PrivateAccess : 0);
+    }
+
+    private static ulong Masked(Spte spte, int level) =>
+        spte.Kind(new Level(level)) == SpteKind.Table ? spte.Value & ~Spte.AddressMask : spte.Value;
+
+    private static string Flag(bool value) => value ? "1" : "0";
+
+    private static string NameOf(FaultResult result) => result switch
+    {
+        FaultResult.WriteProtected => "WRITE_PROTECTED",
+        _ => result.ToString().ToUpperInvariant(),
+    };
+
+    private static string Text(JsonElement value) => value.ValueKind switch
+    {
+        JsonValueKind.String => value.GetString()!,
+        JsonValueKind.Array => "[" + string.Join(",", value.EnumerateArray().Select(v => v.ValueKind == JsonValueKind.String ? v.GetString() : v.GetRawText())) + "]",
+        JsonValueKind.True => "1",
+        JsonValueKind.False => "0",
+        _ => value.GetRawText(),
+    };
+
+    private static string List(JsonElement record, string member) =>
+        record.TryGetProperty(member, out JsonElement list) ? string.Join(",", list.EnumerateArray().Select(v => v.GetString())) : "";
+}
