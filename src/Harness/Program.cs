@@ -3,6 +3,7 @@ using System.Text;
 using Tdp.Harness.Bench;
 using Tdp.Harness.Cli;
 using Tdp.Harness.Reports;
+using Tdp.Harness.Running;
 using Tdp.Harness.Stress;
 
 namespace Tdp.Harness;
@@ -21,9 +22,9 @@ internal static class Program
     {
         Screen screen = new(Console.Out, Console.Error, parsed.GetValue(CommandLine.NoColor));
         return new Actions(
-            s => throw new EnvironmentException($"run {s.Guest}: not yet"),
+            s => RunVerb.Run(s, screen, interruption),
             s => StressVerb.Run(s, screen, interruption),
             s => BenchVerb.Run(s, screen, interruption),
-            s => throw new EnvironmentException($"inspect {s.Guest}: not yet"));
+            s => InspectVerb.Run(s, screen, interruption));
     }
 }

@@ -29,8 +29,8 @@ internal sealed record BenchSettings(int Pages, int? Threads, string? Root, stri
 
 /// <summary>What <c>tdpmmu inspect</c> was asked to show.</summary>
 /// <param name="Guest">Path of the guest's ELF file.</param>
-/// <param name="ExitNumber">Stop before the host handles this exit of vCPU 0, counted from 1; or <see langword="null"/>.</param>
-/// <param name="Gpa">Stop at the first fault on the page with this guest physical address; or <see langword="null"/>.</param>
+/// <param name="ExitNumber">Stop when the host has handled this exit of vCPU 0, counted from 1; or <see langword="null"/>.</param>
+/// <param name="Gpa">Stop when the host has handled the first fault on the page with this guest physical address; or <see langword="null"/>.</param>
 /// <param name="Vcpus">How many vCPUs.</param>
 /// <param name="Memory">The guest's memory in bytes.</param>
 /// <param name="AcceptEagerly">The guest accepts all of its memory at boot.</param>

@@ -81,7 +81,7 @@ internal static class Verbs
     public static Command Inspect(Func<InspectSettings, int> act)
     {
         Argument<string> guest = Guest();
-        Option<string?> at = Flags.Text("--at", "exit:N|gpa:0x...", "Where to stop: before the host handles the N-th exit of vCPU 0, or at the first fault on the page with this address.", "exit:N with N above 0, or gpa:0x...", s => Place(s, out _, out _));
+        Option<string?> at = Flags.Text("--at", "exit:N|gpa:0x...", "Where to stop: when the host has handled the N-th exit of vCPU 0, or the first fault on the page with this address.", "exit:N with N above 0, or gpa:0x...", s => Place(s, out _, out _));
         Option<int> vcpus = Vcpus(1);
         Option<ulong?> memory = Memory();
         Option<string?> accept = Accept();
