@@ -99,7 +99,7 @@ public sealed partial class TdpMmu
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void Decode(out Fault fault, MmuVcpu vcpu, Gpa addr, ulong errorCode)
+    internal void Decode(out Fault fault, MmuVcpu vcpu, Gpa addr, ulong errorCode)
     {
         fault = default;
         fault.Vcpu = vcpu;
@@ -112,8 +112,6 @@ public sealed partial class TdpMmu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private FaultResult Resolve(ref Fault fault)
     {
-        MmuVcpu vcpu = fault.Vcpu;
-
         // Only a fault on an entry that grants something (or on one that gave its rights up for access tracking) can be tracked or fast.
         if (fault.Present || !_adEnabled)
         {
@@ -122,6 +120,14 @@ public sealed partial class TdpMmu
                 return without;
         }
 
+        return ResolveSlow(ref fault);
+    }
+
+    // Steps 3 to 8: everything that needs a new mapping.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal FaultResult ResolveSlow(ref Fault fault)
+    {
+        MmuVcpu vcpu = fault.Vcpu;
         if (!vcpu.TopUp())
             return FaultResult.NoMemory;
 

@@ -159,10 +159,11 @@ public sealed partial class TdpMmu
         ulong child = huge.Value;
         if (below == Level.K4)
         {
-            // X was dropped only because the leaf was huge.
             child &= ~Spte.LargeBit;
+
+            // X was dropped only because the leaf was huge.
             if (_nxHugePages)
-                child |= Spte.ExecutableBit;
+                child = new Spte(child).WithExecute(true).Value;
         }
 
         Span<ulong> entries = _memory.Table(new Hpa(Tables.Record(index).Frame));
@@ -244,9 +245,7 @@ public sealed partial class TdpMmu
                 continue;
             ulong address = it.Old.Value & Spte.AddressMask & ~(parent.Level.Bytes - 1);
             ulong value = (it.Old.Value & ~Spte.AddressMask) | address | Spte.LargeBit;
-            if (_nxHugePages)
-                value &= ~Spte.ExecutableBit;
-            huge = new Spte(value);
+            huge = _nxHugePages ? new Spte(value).WithExecute(false) : new Spte(value);
             return HugeSearch.Found;
         }
 

@@ -36,12 +36,16 @@ public sealed partial class TdpMmu
     /// <returns>The level of the last entry, or -1.</returns>
     public int GetWalk(MmuVcpu vcpu, Gfn gfn, Span<Spte> path) => GetWalk(vcpu, vcpu.DirectRoot!, gfn.Value, path);
 
-    /// <summary>True when a page is mapped in the tree of its private alias (KVM: kvm_tdp_mmu_gpa_is_mapped).</summary>
-    public bool IsPrivateMapped(MmuVcpu vcpu, Gfn gfn)
+    /// <summary>
+    /// True when a private page is mapped (KVM: kvm_tdp_mmu_gpa_is_mapped); of an ordinary VM, any page. An address that carries the alias bit is a WARN and not mapped.
+    /// </summary>
+    public bool IsMapped(MmuVcpu vcpu, Gpa addr)
     {
         Span<Spte> path = stackalloc Spte[5];
-        Root root = vcpu.MirrorRoot ?? vcpu.DirectRoot!;
-        int level = GetWalk(vcpu, root, gfn.Value, path);
+        bool direct = (addr.Value >> 12 & _aliasGfnMask) == _aliasGfnMask;
+        if ((direct ? vcpu.DirectRoot : vcpu.MirrorRoot) is not { } root)
+            return false;
+        int level = GetWalk(vcpu, root, addr.Value >> 12, path);
         return level > 0 && path[root.Level.Value - level].IsLeaf(new Level(level));
     }
 

@@ -44,22 +44,39 @@ public sealed partial class TdpMmu
     {
         if (vcpu.DirectRoot is not null)
             return true;
+        return (!_hasMirror || LoadRoot(vcpu, mirror: true)) && LoadRoot(vcpu, mirror: false);
+    }
+
+    /// <summary>Loads one root unless the vCPU has it (KVM: kvm_tdp_mmu_alloc_root). Takes mmu_lock read itself.</summary>
+    /// <returns>False: out of memory (-ENOMEM).</returns>
+    public bool LoadRoot(MmuVcpu vcpu, bool mirror)
+    {
+        if ((mirror ? vcpu.MirrorRoot : vcpu.DirectRoot) is not null)
+            return true;
         if (!vcpu.TopUp())
             return false;
-        if (_hasMirror)
-            vcpu.MirrorRoot ??= GetOrMakeRoot(vcpu, mirror: true);
-        vcpu.DirectRoot = GetOrMakeRoot(vcpu, mirror: false);
+        Root root = GetOrMakeRoot(vcpu, mirror);
+        if (mirror)
+            vcpu.MirrorRoot = root;
+        else
+            vcpu.DirectRoot = root;
         return true;
     }
 
     /// <summary>
     /// Drops the vCPU's direct root (KVM: kvm_mmu_unload). The mirror root stays: it is put once, when the vCPU ends. No lock may be held.
     /// </summary>
-    public void UnloadRoots(MmuVcpu vcpu)
+    public void UnloadRoots(MmuVcpu vcpu) => UnloadRoot(vcpu, mirror: false);
+
+    /// <summary>Puts one of the vCPU's roots. Takes mmu_lock read itself.</summary>
+    public void UnloadRoot(MmuVcpu vcpu, bool mirror)
     {
-        if (vcpu.DirectRoot is not { } root)
+        if ((mirror ? vcpu.MirrorRoot : vcpu.DirectRoot) is not { } root)
             return;
-        vcpu.DirectRoot = null;
+        if (mirror)
+            vcpu.MirrorRoot = null;
+        else
+            vcpu.DirectRoot = null;
         MmuLock.EnterRead(vcpu.Actor);
         PutRoot(vcpu.Actor, root);
         MmuLock.ExitRead(vcpu.Actor);
@@ -78,15 +95,8 @@ public sealed partial class TdpMmu
     /// <summary>The vCPU ends: both roots are put and its caches emptied.</summary>
     public void DestroyVcpu(MmuVcpu vcpu)
     {
-        UnloadRoots(vcpu);
-        if (vcpu.MirrorRoot is { } mirror)
-        {
-            vcpu.MirrorRoot = null;
-            MmuLock.EnterRead(vcpu.Actor);
-            PutRoot(vcpu.Actor, mirror);
-            MmuLock.ExitRead(vcpu.Actor);
-        }
-
+        UnloadRoot(vcpu, mirror: false);
+        UnloadRoot(vcpu, mirror: true);
         vcpu.Drain();
     }
 

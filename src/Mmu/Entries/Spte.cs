@@ -177,6 +177,13 @@ public readonly record struct Spte(ulong Value)
     /// <summary>The entry with the rights that <see cref="MarkForAccessTracking"/> put aside; W is not among them.</summary>
     public Spte RestoreFromAccessTracking() => new((Value & ~SavedRx & ~Rwx) | ((Value & SavedRx) >> SavedShift));
 
+    /// <summary>The entry with X granted or refused, wherever X is kept now (KVM: make_spte_executable and its opposite).</summary>
+    public Spte WithExecute(bool allowed)
+    {
+        ulong bit = IsAccessTracked ? ExecutableBit << SavedShift : ExecutableBit;
+        return new Spte(allowed ? Value | bit : Value & ~bit);
+    }
+
     /// <inheritdoc/>
     public override string ToString() => Value switch
     {

@@ -1,5 +1,6 @@
 using System.IO;
 using System.IO.Compression;
+using System.Linq;
 using System.Text.Json;
 
 namespace Tdp.Tests.Conformance.Mmu;
@@ -10,33 +11,27 @@ namespace Tdp.Tests.Conformance.Mmu;
 /// </summary>
 public sealed class MmuReplayTests
 {
-    private const string Prefix = "Tdp.Tests.Conformance.Mmu.Data.";
-
-    public static TheoryData<string> Files()
-    {
-        var files = new TheoryData<string>();
-        foreach (string name in typeof(MmuReplayTests).Assembly.GetManifestResourceNames())
-        {
-            if (name.StartsWith(Prefix, StringComparison.Ordinal))
-                files.Add(name[Prefix.Length..]);
-        }
-
-        return files;
-    }
-
     [Theory]
-    [MemberData(nameof(Files))]
-    [Trait("spec", "I49")]
+    [InlineData("directed", 2300)]
+    [InlineData("random-age", 7389)]
+    [InlineData("random-busy", 6957)]
+    [InlineData("random-dirty", 7486)]
+    [InlineData("random-huge", 7104)]
+    [InlineData("random-mixed", 7122)]
+    [InlineData("random-private", 13991)]
+    [InlineData("random-zap", 8445)]
+    [Trait("spec", "I44")]
     [Trait("spec", "I48")]
+    [Trait("spec", "I49")]
     [Trait("spec", "I50")]
-    public void Recorded_answers_of_the_kernel_are_reproduced_to_the_bit(string file)
+    public void Recorded_answers_of_the_kernel_are_reproduced_to_the_bit(string file, int leastRecords)
     {
-        using Stream stream = typeof(MmuReplayTests).Assembly.GetManifestResourceStream(Prefix + file)!;
-        using var brotli = new BrotliStream(stream, CompressionMode.Decompress);
-        using var reader = new StreamReader(brotli);
+        using FileStream stream = File.OpenRead(Path.Combine(AppContext.BaseDirectory, "data", "mmu", file + ".jsonl.gz"));
+        using var gzip = new GZipStream(stream, CompressionMode.Decompress);
+        using var reader = new StreamReader(gzip);
         ReplaySummary summary = ReplaySummary.Replay(reader);
-        Assert.True(summary.Records > 500, $"only {summary.Records} records were compared");
         Assert.True(summary.Differences.Count == 0, $"{summary.Differences.Count} differences in {summary.Records} records:\n" + string.Join('\n', summary.Differences.Take(12)));
+        Assert.True(summary.Records >= leastRecords, $"only {summary.Records} records were compared");
     }
 }
 

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Linq;
 using System.Text;
 using System.Text.Json;
 using Tdp.Mmu;
@@ -53,7 +54,7 @@ internal sealed class ReplayedSequence : IDisposable
         }
 
         Records++;
-        long warnings = _world.Machine.Findings.Count;
+        long warnings = Warnings();
         string result;
         bool yields = Arm(inputs);
         try
@@ -79,6 +80,15 @@ internal sealed class ReplayedSequence : IDisposable
             return;
         }
 
+        if (operation == "age" && (AliasFilter)Number(inputs, "filter") == AliasFilter.Private && _world.IsTd)
+        {
+            // The newest protocol warns and leaves a mirror alone, the recorded one cleared Accessed there: nothing after it can be compared.
+            Differences.RemoveAll(d => d.Contains("age: ret", StringComparison.Ordinal));
+            Compare(record, "warn", bool.TrueString, (Warnings() != warnings).ToString());
+            IsOver = true;
+            return;
+        }
+
         CompareChanges(record);
         Compare(record, "st", record.GetProperty("st").GetRawText(), Statistics());
         long tables = record.TryGetProperty("acct", out JsonElement accounted) ? accounted.GetInt64() : record.GetProperty("tb").GetInt64();
@@ -90,9 +100,12 @@ internal sealed class ReplayedSequence : IDisposable
         CompareNx(record);
         if (inputs.ValueKind == JsonValueKind.Object && Number(inputs, "injfr") != 0)
             return;
-        bool warned = _world.Machine.Findings.Count != warnings;
+        bool warned = Warnings() != warnings;
         Compare(record, "warn", record.TryGetProperty("warn", out _).ToString(), warned.ToString());
     }
+
+    // WARN and BUG alike; what the simulator finds on its own account is not among them.
+    private long Warnings() => _world.Machine.Findings.All.Count(f => f.Rule == "I81");
 
     private bool Arm(JsonElement inputs)
     {
