@@ -46,6 +46,9 @@ public sealed class Vmm
     /// <summary>Bytes of guest memory.</summary>
     public ulong MemoryBytes { get; }
 
+    /// <summary>The actor that does host-only work.</summary>
+    public Actor Host => _world.Actor;
+
     /// <summary>The VM, after <see cref="Build"/>.</summary>
     public Vm Vm => _vm ?? throw new InvalidOperationException("The VM has not been built.");
 

@@ -180,7 +180,10 @@ public sealed partial class Vcpu
             case FaultResult.Emulate:
                 _statistics.MmioFaults++;
                 return CheckProgress(actor, reason, gpa);
-            case FaultResult.Retry or FaultResult.WriteProtected:
+            case FaultResult.Retry:
+                YieldAfterRetry(actor);
+                return Errno.None;
+            case FaultResult.WriteProtected:
                 return Errno.None;
             case FaultResult.BadAddress:
                 _statistics.MemoryFaults++;
@@ -196,6 +199,16 @@ public sealed partial class Vcpu
                 Vm.Bug(actor, $"a fault at GPA 0x{gpa:x} answered {result}");
                 return Errno.EIO;
         }
+    }
+
+    // Somebody holds what the fault needs: go round, but let him run. With more actors than CPUs he may be waiting for ours.
+    private void YieldAfterRetry(Actor actor)
+    {
+        const int MostTurns = 16;
+        var spin = default(Spin);
+        _retries = Math.Min(_retries + 1, MostTurns);
+        for (int i = Explore.On ? 1 : _retries; i > 0; i--)
+            spin.Once(actor, ObjectId.Lock("mmu_lock", (ulong)Vm.Number));
     }
 
     // D23: the same exit over and over, with no mapping changed between, will never end by itself.
@@ -215,7 +228,11 @@ public sealed partial class Vcpu
         return InternalError(text, (ulong)reason);
     }
 
-    private void ResetProgress() => _sameExits = 0;
+    private void ResetProgress()
+    {
+        _sameExits = 0;
+        _retries = 0;
+    }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private Errno InternalError(string message, ulong code)

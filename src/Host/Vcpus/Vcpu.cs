@@ -27,6 +27,7 @@ public sealed partial class Vcpu
     private ulong _sameExitGpa;
     private ulong _sameExitReason;
     private int _sameExits;
+    private int _retries;
     private ulong _exitStatus;
     private ulong _exitGpa;
 
