@@ -132,7 +132,7 @@ internal static class CommandLine
     {
         Command command = parsed.CommandResult.Command;
         string verbs = string.Join(", ", command.Subcommands.Select(c => c.Name));
-        if (parsed.UnmatchedTokens is [var token, ..])
+        if ((StrayFlag(parsed) ?? (parsed.UnmatchedTokens is [var first, ..] ? first : null)) is { } token)
         {
             string where = command is RootCommand ? string.Empty : $" for '{command.Name}'";
             if (token.StartsWith('-'))
@@ -161,6 +161,10 @@ internal static class CommandLine
 
         return null;
     }
+
+    // An unknown flag lands in the first argument that takes any text.
+    private static string? StrayFlag(ParseResult parsed)
+        => parsed.CommandResult.Children.OfType<ArgumentResult>().SelectMany(a => a.Tokens).Select(t => t.Value).FirstOrDefault(t => t.Length > 1 && t[0] == '-');
 
     private static string OneLine(string text) => text.ReplaceLineEndings(" ").Trim();
 

@@ -3,7 +3,7 @@ using System.Reflection;
 using System.Text.RegularExpressions;
 using System.Xml.Linq;
 
-namespace Tdp.Tests.Unit.Architecture;
+namespace Tdp.Tests.Unit.House;
 
 /// <summary>The arrows between the rooms go one way: Sync, Platform, then Mmu, TdxModule and GuestCpu side by side, then Host, then Harness.</summary>
 public sealed class ArrowTests

@@ -1,6 +1,6 @@
 using System.IO;
 
-namespace Tdp.Tests.Unit.Architecture;
+namespace Tdp.Tests.Unit.House;
 
 /// <summary>The checkout that the tests were built from.</summary>
 internal static class Repository

@@ -3,7 +3,7 @@ using System.IO;
 using System.Text.RegularExpressions;
 using Xunit.Abstractions;
 
-namespace Tdp.Tests.Unit.Architecture;
+namespace Tdp.Tests.Unit.House;
 
 /// <summary>Tests say which rule they show; the rules are numbered, and a number that does not exist is a typing error.</summary>
 public sealed class SpecIdTests(ITestOutputHelper output)
@@ -11,6 +11,7 @@ public sealed class SpecIdTests(ITestOutputHelper output)
     private static readonly Dictionary<string, int> Highest = new(StringComparer.Ordinal)
     {
         ["I"] = 82,
+        ["T"] = 9,
         ["TM"] = 10,
         ["TC"] = 68,
         ["R"] = 35,

@@ -23,6 +23,7 @@ public sealed class CommandLineTests : IDisposable
     [InlineData("run FILE --accept never", "--accept never: allowed is eager or lazy")]
     [InlineData("run FILE --seed 0xzz", "--seed 0xzz: allowed is a 64-bit number, decimal or 0x...")]
     [InlineData("run FILE --speed 3", "unknown flag '--speed' for 'run': allowed is --vcpus, --memory, --vm, --accept, --seed, --json, --trace, --help, --no-color")]
+    [InlineData("run --speed", "unknown flag '--speed' for 'run': allowed is --vcpus, --memory, --vm, --accept, --seed, --json, --trace, --help, --no-color")]
     [InlineData("run FILE other", "unexpected argument 'other' for 'run'")]
     [InlineData("stress --duration 3", "--duration 3: allowed is a duration above 0, such as 500ms, 30s, 5m, 1h")]
     [InlineData("stress --duration 3s --iterations 9", "--duration and --iterations: allowed is one of them")]

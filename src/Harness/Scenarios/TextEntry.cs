@@ -1,0 +1,47 @@
+using System.Text;
+
+namespace Tdp.Harness.Scenarios;
+
+/// <summary>
+/// How the tool talks to a copy of the rooms that it compiled in memory: text in, text out, because the copy's types are not the tool's. The first word of a request says what to do; what follows the
+/// first line is its argument.
+/// </summary>
+public static class TextEntry
+{
+    /// <summary>Pages of the world in which a program runs.</summary>
+    public const int ProgramPages = 1024;
+
+    /// <summary>Performs one request.</summary>
+    /// <param name="request">
+    /// <c>fault</c>: one scripted private fault, from the violation to teardown. <c>program</c>, then the lines of a <see cref="StressProgram"/>: runs it.
+    /// </param>
+    /// <returns>A first line that begins with <c>ok</c> if nothing is wrong; one line per finding otherwise.</returns>
+    /// <exception cref="FormatException">The request is something else.</exception>
+    public static string Execute(string request)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        int end = request.IndexOf('\n', StringComparison.Ordinal);
+        string verb = end < 0 ? request : request[..end];
+        switch (verb)
+        {
+            case "fault":
+                return ScriptedFault.Run();
+            case "program" when end >= 0:
+                IReadOnlyList<Finding> findings = StressRun.Execute(StressProgram.Parse(request[(end + 1)..]), ProgramPages);
+                if (findings.Count == 0)
+                {
+                    return "ok";
+                }
+
+                StringBuilder report = new();
+                foreach (Finding finding in findings)
+                {
+                    report.Append(finding.Rule).Append(": ").Append(finding.Text).Append('\n');
+                }
+
+                return report.ToString();
+            default:
+                throw new FormatException($"'{verb}' is not a request: fault, or program with the lines of a program");
+        }
+    }
+}
