@@ -27,6 +27,9 @@ public sealed partial class TdpMmu
     /// <summary>Tables that exist: linked, in caches, in stock, waiting for a grace period; for memory accounting.</summary>
     public long TablesMade => Tables.Made;
 
+    /// <summary>Tables that were given back and wait to be used again, filled with the canary.</summary>
+    public int TablesInStock => Tables.InStock;
+
     /// <summary>
     /// The entries on the way to a page in the vCPU's direct root, from the root down (KVM: kvm_tdp_mmu_get_walk). RCU is taken inside.
     /// </summary>
