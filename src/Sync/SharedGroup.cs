@@ -15,43 +15,25 @@ public static class SharedGroup
 {
     private const ulong Judged = TryLock.Biased | TryLock.Exclusive | TryLock.HostPriority;
 
-    /// <summary>Tries to share seven locks; pass a word twice to share fewer. <paramref name="holds"/> goes to <see cref="Release"/>.</summary>
-    public static bool TryTake(
-        HazardSlot slot,
-        ref ulong first,
-        ref ulong second,
-        ref ulong third,
-        ref ulong fourth,
-        ref ulong fifth,
-        ref ulong sixth,
-        ref ulong seventh,
-        out uint holds)
+    /// <summary>Tries to share three locks; pass a word twice to share fewer. <paramref name="holds"/> goes to <see cref="Release"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool TryTake(HazardSlot slot, ref ulong first, ref ulong second, ref ulong third, out uint holds)
     {
         holds = 0;
-        if (Explore.On)
+        ref HazardTable.Slot cell = ref slot.Cell;
+        uint free = ~cell.Used & HazardTable.AllHolds;
+        uint rest = free & (free - 1);
+        uint last = rest & (rest - 1);
+        if (Explore.On || last == 0)
             return false;
-        uint free = slot.Free;
-        if (System.Numerics.BitOperations.PopCount(free) < 7)
-            return false;
-        Span<nuint> places = slot.Places;
-        uint left = free;
-        left = Publish(places, left, ref first);
-        left = Publish(places, left, ref second);
-        left = Publish(places, left, ref third);
-        left = Publish(places, left, ref fourth);
-        left = Publish(places, left, ref fifth);
-        left = Publish(places, left, ref sixth);
-        left = Publish(places, left, ref seventh);
+        ref nuint places = ref cell.All[0];
+        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(free)) = Hook.AddressOf(ref first);
+        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(rest)) = Hook.AddressOf(ref second);
+        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(last)) = Hook.AddressOf(ref third);
         Interlocked.MemoryBarrier();
-        holds = free ^ left;
-        slot.Free = left;
-        if (((Volatile.Read(ref first) ^ TryLock.Biased) & Judged) == 0
-            && ((Volatile.Read(ref second) ^ TryLock.Biased) & Judged) == 0
-            && ((Volatile.Read(ref third) ^ TryLock.Biased) & Judged) == 0
-            && ((Volatile.Read(ref fourth) ^ TryLock.Biased) & Judged) == 0
-            && ((Volatile.Read(ref fifth) ^ TryLock.Biased) & Judged) == 0
-            && ((Volatile.Read(ref sixth) ^ TryLock.Biased) & Judged) == 0
-            && ((Volatile.Read(ref seventh) ^ TryLock.Biased) & Judged) == 0)
+        holds = free ^ (last & (last - 1));
+        cell.Used |= holds;
+        if ((((Volatile.Read(ref first) ^ TryLock.Biased) | (Volatile.Read(ref second) ^ TryLock.Biased) | (Volatile.Read(ref third) ^ TryLock.Biased)) & Judged) == 0)
             return true;
         Release(slot, holds);
         holds = 0;
@@ -62,16 +44,10 @@ public static class SharedGroup
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Release(HazardSlot slot, uint holds)
     {
-        Span<nuint> places = slot.Places;
-        slot.Free |= holds;
+        ref HazardTable.Slot cell = ref slot.Cell;
+        ref nuint places = ref cell.All[0];
+        cell.Used &= ~holds;
         for (; holds != 0; holds &= holds - 1)
-            Volatile.Write(ref places[System.Numerics.BitOperations.TrailingZeroCount(holds)], 0);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static uint Publish(Span<nuint> places, uint free, ref ulong word)
-    {
-        places[System.Numerics.BitOperations.TrailingZeroCount(free)] = Hook.AddressOf(ref word);
-        return free & (free - 1);
+            Volatile.Write(ref Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(holds)), 0);
     }
 }

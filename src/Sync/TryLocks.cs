@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 using System.Threading;
 
 namespace Tdp.Sync;
@@ -60,7 +61,7 @@ public sealed class HazardTable
             if (i != exceptSlot)
             {
                 // Sixteen addresses at once: an exclusive taker pays for every processor of the machine. The taker's compare-exchange came before.
-                if (System.MemoryExtensions.Contains(holds, address))
+                if (Contains(ref holds[0], address))
                     return true;
                 continue;
             }
@@ -73,6 +74,17 @@ public sealed class HazardTable
         }
 
         return false;
+    }
+
+    private static bool Contains(ref nuint holds, nuint address)
+    {
+        ref ulong first = ref Unsafe.As<nuint, ulong>(ref holds);
+        Vector256<ulong> wanted = Vector256.Create((ulong)address);
+        Vector256<ulong> hit = Vector256.Equals(Vector256.LoadUnsafe(ref first), wanted)
+            | Vector256.Equals(Vector256.LoadUnsafe(ref first, 4), wanted)
+            | Vector256.Equals(Vector256.LoadUnsafe(ref first, 8), wanted)
+            | Vector256.Equals(Vector256.LoadUnsafe(ref first, 12), wanted);
+        return hit != Vector256<ulong>.Zero;
     }
 
     // The mask of used holds lies with the holds: in the slot's own object it would share a line with a neighbour's.
@@ -109,13 +121,7 @@ public sealed class HazardSlot
 
     internal HazardTable Table => _table;
 
-    internal uint Free
-    {
-        get => ~_table.At(_index).Used & HazardTable.AllHolds;
-        set => _table.At(_index).Used = ~value & HazardTable.AllHolds;
-    }
-
-    internal Span<nuint> Places => _table.At(_index).All;
+    internal ref HazardTable.Slot Cell => ref _table.At(_index);
 
     /// <summary>Publishes an address with a full fence; returns the hold's number, or -1 when all are in use.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -231,14 +237,17 @@ public readonly ref struct TryLock
         return answer;
     }
 
-    /// <summary>Gives an exclusive hold back; host priority stays, as the word's other bits do.</summary>
+    /// <summary>
+    /// Gives an exclusive hold back; host priority stays, as the word's other bits do. Nobody else writes the word while it is held, but for a loser's
+    /// host priority; one that is set in this very moment may be lost, which it may be anyway (tdx-module 7.2: a hint, not a promise).
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void ReleaseExclusive([CallerMemberName] string site = "")
     {
         if (Explore.On)
             HookedReleaseExclusive(0, site);
         else
-            Interlocked.And(ref _word, ~Exclusive);
+            Volatile.Write(ref _word, Volatile.Read(ref _word) & ~Exclusive);
     }
 
     /// <summary>
@@ -254,15 +263,12 @@ public readonly ref struct TryLock
             return;
         }
 
-        ulong seen = Volatile.Read(ref _word);
-        while (true)
-        {
-            ulong found = Interlocked.CompareExchange(ref _word, (content & ~Mask) | (content & Biased) | (seen & HostPriority), seen);
-            if (found == seen)
-                return;
-            seen = found;
-        }
+        Volatile.Write(ref _word, (content & ~Mask) | (content & Biased) | (Volatile.Read(ref _word) & HostPriority));
     }
+
+    /// <summary>True while anybody shares the lock; for the holder of a lock that stands for this one (tdx-module 3.2: an entry above).</summary>
+    public bool IsShared(HazardSlot any) =>
+        (Volatile.Read(ref _word) & Readers) != 0 || any.Table.IsHeld(Hook.AddressOf(ref _word), -1, -1);
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private LockAnswer TrySharedSlow(HazardSlot slot, LockSide side, out int hold)

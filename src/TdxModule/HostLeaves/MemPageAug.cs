@@ -6,8 +6,7 @@ public sealed partial class TdxModule
     private TdxStatus PageAug(LpContext ctx, ulong pageInfo, ulong tdr, ulong page, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
-        ulong newPage = PageInfo.LevelOf(pageInfo) == 0 ? page : 0;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 1, OpStates.Aug, TreeUse.Shared, newPage, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 1, OpStates.Aug, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);
@@ -36,7 +35,7 @@ public sealed partial class TdxModule
     /// </summary>
     private TdxStatus Assign(LpContext ctx, ref MemGate gate, ulong page, OperandId operand, PageType type, int level)
     {
-        if (gate.PageParents != 0 && TryAssignAtOnce(gate.Td, page, type))
+        if (level == 0 && TryAssignAtOnce(gate.Td, page, type))
         {
             gate.Td.AddChildren(ctx.Id, 1);
             Machine.Ledger.ToModule(new Hpa(page), new Hkid(gate.Td.Hkid), gate.Td.Tdr);
@@ -46,25 +45,37 @@ public sealed partial class TdxModule
         return AssignInOrder(ctx, ref gate, page, operand, type, level);
     }
 
-    // A free, unlocked entry becomes assigned in one step; nothing is left to fail afterwards. Linearizes at the compare-exchange: a rival for the page
-    // then finds it assigned instead of locked.
+    // The ordinary case in free runs: the entry alone is locked, and then the entries above are found neither locked nor a larger page. Whoever wants one of those
+    // alone sets its lock first and looks for locked entries below afterwards (Pamt.LockFree): one of the two sees the other. Any doubt is left to the ordered way.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool TryAssignAtOnce(TdControl td, ulong page, PageType type)
     {
+        const ulong typeBits = 0xFFUL << 16;
+        if (Explore.On || (page & 0xFFF) != 0 || !_pamt.IsLegal(page) || !_pamt.Covers(page))
+            return false;
         ulong entry = _pamt.Entry4K(page);
         AtomicWord word = _pamt.Word(entry);
         ulong seen = word.Read();
-        if ((seen & ((0xFFUL << 16) | TryLock.Mask)) != 0 || _pamt.Bepoch(entry).PlainRead() != 0
-            || PamtEntry.TypeOf(_pamt.Word(_pamt.Entry2M(page)).PlainRead()) == PageType.REG
-            || PamtEntry.TypeOf(_pamt.Word(_pamt.Entry1G(page)).PlainRead()) == PageType.REG)
+        if ((seen & (typeBits | TryLock.Mask)) != 0 || !word.CompareExchange(ref seen, seen | TryLock.Exclusive))
             return false;
-        return word.CompareExchange(ref seen, PamtEntry.Content(type, td.Tdr.Frame));
+        ulong above = _pamt.Word(_pamt.Entry2M(page)).Read() | _pamt.Word(_pamt.Entry1G(page)).Read();
+        if ((above & (typeBits | TryLock.Exclusive)) != 0)
+        {
+            // Not a store: the holder of the large entry may have given this one a new content meanwhile.
+            word.And(~TryLock.Exclusive);
+            return false;
+        }
+
+        AtomicWord bepoch = _pamt.Bepoch(entry);
+        if (bepoch.PlainRead() != 0)
+            bepoch.PlainWrite(0);
+        word.Write(PamtEntry.Content(type, td.Tdr.Frame));
+        return true;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private TdxStatus AssignInOrder(LpContext ctx, ref MemGate gate, ulong page, OperandId operand, PageType type, int level)
     {
-        LeavePageParents(ctx, ref gate);
         TdxStatus status = _pamt.LockFree(ctx.Slot, page, operand, level, out PageHold hold);
         if (status.IsError)
             return status;
@@ -89,7 +100,7 @@ public sealed partial class TdxModule
         tdr &= ~1UL;
         if ((tdr & 0xFFE) != 0 || tdr >> Machine.Description.PhysicalAddressBits != 0)
             return TdxStatus.OPERAND_INVALID | OperandId.RDX;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, ToRoot, OpStates.SeptAdd, TreeUse.Shared, page, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, ToRoot, OpStates.SeptAdd, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref r.Rcx, ref r.Rdx);
@@ -136,7 +147,6 @@ public sealed partial class TdxModule
     {
         if (!existing)
         {
-            LeavePageParents(ctx, ref gate);
             TdxStatus status = _pamt.LockFree(ctx.Slot, page, OperandId.R8, 0, out PageHold hold);
             if (status.IsError)
                 return status;

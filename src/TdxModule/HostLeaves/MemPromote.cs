@@ -12,7 +12,7 @@ public sealed partial class TdxModule
             r.R9 = r.R10 = r.R11 = ulong.MaxValue;
         if (version > 1)
             return TdxStatus.OPERAND_INVALID | OperandId.RAX;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, 2, OpStates.Change, TreeUse.Shared, 0, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, 2, OpStates.Change, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref r.Rcx, ref r.Rdx);
@@ -122,7 +122,7 @@ public sealed partial class TdxModule
         ulong tdrPage = tdr & ~1UL;
         if ((tdrPage & 0xFFE) != 0 || tdrPage >> Machine.Description.PhysicalAddressBits != 0)
             return TdxStatus.OPERAND_INVALID | OperandId.RDX;
-        TdxStatus status = EnterMem(ctx, tdrPage, pageInfo, 1, 2, OpStates.Change, TreeUse.Shared, 0, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdrPage, pageInfo, 1, 2, OpStates.Change, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref r.Rcx, ref r.Rdx);

@@ -6,7 +6,7 @@ public sealed partial class TdxModule
     private TdxStatus RangeBlock(LpContext ctx, ulong pageInfo, ulong tdr, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, ToRoot, OpStates.Change, TreeUse.Exclusive, 0, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, ToRoot, OpStates.Change, TreeUse.Exclusive, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);
@@ -39,7 +39,7 @@ public sealed partial class TdxModule
     private TdxStatus RangeUnblock(LpContext ctx, ulong pageInfo, ulong tdr, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, ToRoot, OpStates.Change, TreeUse.Exclusive, 0, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, ToRoot, OpStates.Change, TreeUse.Exclusive, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);
@@ -71,7 +71,7 @@ public sealed partial class TdxModule
     private TdxStatus Track(LpContext ctx, ulong tdr)
     {
         // The tree's place in the group is left to OP_STATE: TRACK does not touch the Secure EPT (tdx-module 6.2).
-        if (!TryEnterMemAtOnce(ctx, tdr, 0, 0, 0, OpStates.Track, TreeUse.None, 0, out MemGate gate))
+        if (!TryEnterMemAtOnce(ctx, tdr, 0, 0, 0, OpStates.Track, TreeUse.None, out MemGate gate))
         {
             TdxStatus status = EnterTd(ctx, tdr, OperandId.RCX, OpStates.Track, out gate);
             if (status.IsError)

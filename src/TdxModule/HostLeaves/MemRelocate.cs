@@ -6,7 +6,7 @@ public sealed partial class TdxModule
     private TdxStatus PageRelocate(LpContext ctx, ulong pageInfo, ulong tdr, ulong target, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 0, OpStates.Change, TreeUse.Shared, 0, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 0, OpStates.Change, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);

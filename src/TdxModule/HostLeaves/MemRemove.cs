@@ -6,7 +6,7 @@ public sealed partial class TdxModule
     private TdxStatus PageRemove(LpContext ctx, ulong pageInfo, ulong tdr, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 2, OpStates.Remove, TreeUse.Shared, 0, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 2, OpStates.Remove, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);
@@ -77,7 +77,7 @@ public sealed partial class TdxModule
             r.R9 = r.R10 = r.R11 = ulong.MaxValue;
         if (version > 1)
             return TdxStatus.OPERAND_INVALID | OperandId.RAX;
-        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, ToRoot, OpStates.Read, TreeUse.Exclusive, 0, out MemGate gate);
+        TdxStatus status = EnterMem(ctx, tdr, pageInfo, 1, ToRoot, OpStates.Read, TreeUse.Exclusive, out MemGate gate);
         if (status.IsError)
             return status;
         status = FindAndLock(gate, out SeptPlace place, ref r.Rcx, ref r.Rdx);

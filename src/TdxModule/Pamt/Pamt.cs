@@ -182,26 +182,32 @@ internal sealed class Pamt
         TdxStatus status = LockExplicit(slot, hpa, operand, level, exclusive: true, out hold, out ulong word);
         if (status.IsError)
             return status;
-        if (hold.Level != level || PamtEntry.TypeOf(word) != PageType.NDA || (level == 1 && !AreChildrenFree(hpa)))
-        {
+        if (hold.Level == level && PamtEntry.TypeOf(word) == PageType.NDA)
+            status = level == 0 ? TdxStatus.SUCCESS : CheckChildren(slot, hpa, operand);
+        else
+            status = TdxStatus.PAGE_METADATA_INCORRECT | operand;
+        if (status.IsError)
             Release(slot, ref hold);
-            return TdxStatus.PAGE_METADATA_INCORRECT | operand;
-        }
-
-        return TdxStatus.SUCCESS;
+        return status;
     }
 
-    private bool AreChildrenFree(ulong hpa)
+    // The large entry is held alone. Calls on pages below it that go the short way (SharedGroup; TryAssignAtOnce) do not share it, so their locks count here
+    // as if they did.
+    private TdxStatus CheckChildren(HazardSlot slot, ulong hpa, OperandId operand)
     {
-        // No lock: whoever would change a child must share the 2 MiB entry that the caller holds exclusively.
+        TdxStatus status = TdxStatus.SUCCESS;
         ulong entry = Entry4K(hpa);
         for (int i = 0; i < 512; i++, entry += PamtEntry.Bytes)
         {
-            if (PamtEntry.TypeOf(Word(entry).PlainRead()) != PageType.NDA)
-                return false;
+            ulong word = Word(entry).PlainRead();
+            PageType type = PamtEntry.TypeOf(word);
+            if ((word & TryLock.Exclusive) != 0 || (type == PageType.TDR && Lock(entry).IsShared(slot)))
+                return TdxStatus.OPERAND_BUSY | operand;
+            if (type != PageType.NDA)
+                status = TdxStatus.PAGE_METADATA_INCORRECT | operand;
         }
 
-        return true;
+        return status;
     }
 
     /// <summary>The leaf entry that covers a page, without locks; for inspection and for the owner's own pages.</summary>

@@ -27,9 +27,6 @@ internal struct MemGate
     /// <summary>Hazard holds taken together; 0 when taken one by one.</summary>
     public uint Group;
 
-    /// <summary>The part of <see cref="Group"/> that covers the entries above the new page.</summary>
-    public uint PageParents;
-
     public PageHold Tdr;
     public int OpState;
     public int Tree;
@@ -45,9 +42,9 @@ public sealed partial class TdxModule
     /// <summary>Level limit "the entries of the root".</summary>
     private const int ToRoot = -1;
 
-    private TdxStatus EnterMem(LpContext ctx, ulong tdr, ulong pageInfo, int minLevel, int maxLevel, uint allowed, TreeUse tree, ulong newPage, out MemGate gate)
+    private TdxStatus EnterMem(LpContext ctx, ulong tdr, ulong pageInfo, int minLevel, int maxLevel, uint allowed, TreeUse tree, out MemGate gate)
     {
-        if (TryEnterMemAtOnce(ctx, tdr, pageInfo, minLevel, maxLevel, allowed, tree, newPage, out gate))
+        if (TryEnterMemAtOnce(ctx, tdr, pageInfo, minLevel, maxLevel, allowed, tree, out gate))
             return TdxStatus.SUCCESS;
         return EnterMemInOrder(ctx, tdr, pageInfo, minLevel, maxLevel, allowed, tree, out gate);
     }
@@ -61,7 +58,6 @@ public sealed partial class TdxModule
         int maxLevel,
         uint allowed,
         TreeUse tree,
-        ulong newPage,
         out MemGate gate)
     {
         gate = default;
@@ -71,23 +67,13 @@ public sealed partial class TdxModule
         if (PamtEntry.TypeOf(_pamt.Word(entry).Read()) != PageType.TDR)
             return false;
         TdControl td = _tds[_memory.Record(tdr >> 12).Tag];
-        ref ulong first = ref _memory.Word(_pamt.Entry1G(tdr));
-        ref ulong second = ref _memory.Word(_pamt.Entry2M(tdr));
-        ref ulong third = ref _memory.Word(entry);
-        ref ulong fourth = ref td.OpStateLock;
-        ref ulong fifth = ref fourth;
+        ref ulong tdrLock = ref _memory.Word(entry);
+        ref ulong treeLock = ref td.OpStateLock;
         if (tree == TreeUse.Shared)
-            fifth = ref td.SeptTreeLock;
-        ref ulong sixth = ref first;
-        ref ulong seventh = ref second;
-        bool parents = newPage != 0 && (newPage & 0xFFF) == 0 && _pamt.IsLegal(newPage) && _pamt.Covers(newPage);
-        if (parents)
-        {
-            sixth = ref _memory.Word(_pamt.Entry1G(newPage));
-            seventh = ref _memory.Word(_pamt.Entry2M(newPage));
-        }
+            treeLock = ref td.SeptTreeLock;
 
-        if (!SharedGroup.TryTake(ctx.Slot, ref first, ref second, ref third, ref fourth, ref fifth, ref sixth, ref seventh, out uint holds))
+        // The entries above the TDR are not shared here: who wants one of them alone looks for held TDRs below it (Pamt.LockFree).
+        if (!SharedGroup.TryTake(ctx.Slot, ref tdrLock, ref td.OpStateLock, ref treeLock, out uint holds))
             return false;
 
         // The entry is judged again under the lock: it may have stopped being a TDR, or be another TD's by now.
@@ -102,7 +88,6 @@ public sealed partial class TdxModule
             gate.Td = td;
             gate.State = state;
             gate.Group = holds;
-            gate.PageParents = parents ? TopTwo(holds) : 0;
             gate.TreeUse = tree;
             gate.Gpa = PageInfo.GpaOf(pageInfo);
             gate.Level = PageInfo.LevelOf(pageInfo);
@@ -111,14 +96,6 @@ public sealed partial class TdxModule
 
         SharedGroup.Release(ctx.Slot, holds);
         return false;
-    }
-
-    // Holds are given out in ascending order: the last two published are the two highest bits.
-    private static uint TopTwo(uint holds)
-    {
-        uint top = 0x8000_0000u >> System.Numerics.BitOperations.LeadingZeroCount(holds);
-        uint rest = holds ^ top;
-        return top | (0x8000_0000u >> System.Numerics.BitOperations.LeadingZeroCount(rest));
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -245,15 +222,5 @@ public sealed partial class TdxModule
         if (gate.HasOpState)
             new TryLock(ref gate.Td.OpStateLock).ReleaseShared(ctx.Slot, gate.OpState);
         _pamt.Release(ctx.Slot, ref gate.Tdr);
-    }
-
-    /// <summary>Gives the entries above the new page back, before it is locked the ordered way.</summary>
-    private static void LeavePageParents(LpContext ctx, ref MemGate gate)
-    {
-        if (gate.PageParents == 0)
-            return;
-        SharedGroup.Release(ctx.Slot, gate.PageParents);
-        gate.Group &= ~gate.PageParents;
-        gate.PageParents = 0;
     }
 }
