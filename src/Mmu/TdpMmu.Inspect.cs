@@ -72,6 +72,28 @@ public sealed partial class TdpMmu
         return level;
     }
 
+    /// <summary>
+    /// The pretty name of an entry of this VM's trees, such as <c>spte(mirror, 4K, gfn 0x123456)</c>, or null when it is none. For reports: slow.
+    /// </summary>
+    public string? Describe(ObjectId id)
+    {
+        if (id.Kind != ObjectKind.Entry)
+            return null;
+        for (uint index = 1; index <= Tables.Made; index++)
+        {
+            ref TableRecord record = ref Tables.Record(index);
+            if (record.Frame == 0 || _memory.Record(record.Frame >> 12).Name != id.Owner)
+                continue;
+            if ((record.Flags & TableRecord.Freed) != 0)
+                return $"entry {id.Index} of a freed table";
+            var role = new TableRole(record.Role);
+            ulong gfn = (record.Gfn + (id.Index * role.Level.Pages)) & ~(record.Parent == 0 ? _aliasGfnMask : 0);
+            return $"spte({(role.IsMirror ? "mirror" : "direct")}, {role.Level}, gfn 0x{gfn:x})";
+        }
+
+        return null;
+    }
+
     private void Visit(Root root, TablePage table, Action<SpteVisit> visit)
     {
         ReadOnlySpan<ulong> entries = _memory.Table(table.Frame);
