@@ -5,16 +5,12 @@ namespace Tdp.Harness.Invariants;
 /// </summary>
 /// <remarks>
 /// What it remembers of removals is written under mmu_lock write only, which it checks first; the gate makes a breach of that rule a finding instead of a crash.
-/// "Kicked" is judged by entries: a processor that was in the TD when TRACK returned must have left it, or entered it again, when REMOVE is called.
+/// "Kicked" is judged by the module's own count of vCPUs that entered before the last TRACK and have not left: it only falls, and a completed kick has made it 0.
 /// </remarks>
 public sealed class SeamcallReferee : IModuleObserver
 {
-    private const int Stride = 16;
     private readonly Vm _vm;
-    private readonly Machine _machine;
     private readonly FindingLog _findings;
-    private readonly long[] _entries;
-    private readonly long[] _inAtTrack;
     private readonly Dictionary<ulong, long> _blockedAt = [];
     private readonly SyncGate _gate = new();
     private long _tracks;
@@ -24,10 +20,7 @@ public sealed class SeamcallReferee : IModuleObserver
     {
         ArgumentNullException.ThrowIfNull(vm);
         _vm = vm;
-        _machine = vm.Kernel.Machine;
-        _findings = _machine.Findings;
-        _entries = new long[(_machine.Processors.Count + 1) * Stride];
-        _inAtTrack = new long[_machine.Processors.Count];
+        _findings = vm.Kernel.Machine.Findings;
     }
 
     /// <inheritdoc/>
@@ -63,14 +56,7 @@ public sealed class SeamcallReferee : IModuleObserver
     /// <inheritdoc/>
     public void Returned(LogicalProcessor lp, in SeamRegisters before, in SeamRegisters after)
     {
-        ArgumentNullException.ThrowIfNull(lp);
         TdhLeaf leaf = Leaf(before);
-        if (leaf is TdhLeaf.VP_ENTER)
-        {
-            _entries[(lp.Id + 1) * Stride]++;
-            return;
-        }
-
         if (leaf is not (TdhLeaf.MEM_PAGE_AUG or TdhLeaf.MEM_PAGE_ADD or TdhLeaf.MEM_SEPT_ADD or TdhLeaf.MEM_RANGE_BLOCK or TdhLeaf.MEM_TRACK or TdhLeaf.MEM_PAGE_REMOVE))
         {
             return;
@@ -91,11 +77,6 @@ public sealed class SeamcallReferee : IModuleObserver
                     break;
                 case TdhLeaf.MEM_TRACK:
                     _tracks++;
-                    for (int i = 0; i < _inAtTrack.Length; i++)
-                    {
-                        _inAtTrack[i] = _machine.Processors[i].InGuest ? _entries[(i + 1) * Stride] : -1;
-                    }
-
                     break;
                 case TdhLeaf.MEM_PAGE_REMOVE:
                     _blockedAt.Remove(Page(before));
@@ -193,12 +174,15 @@ public sealed class SeamcallReferee : IModuleObserver
 
     private void KickedSinceTrack(string rule, string before)
     {
-        for (int i = 0; i < _inAtTrack.Length; i++)
+        if (_tracks == 0 || _vm.Kernel.Port!.Module.Td(_vm.Td!.Tdr) is not { } td)
         {
-            if (_inAtTrack[i] > 0 && _machine.Processors[i].InGuest && _entries[(i + 1) * Stride] == _inAtTrack[i])
-            {
-                _findings.Add(rule, $"LP {i} has not left the guest between TRACK and {before}");
-            }
+            return;
+        }
+
+        uint inside = ((td.Epoch - 1) & 1) == 0 ? td.RefCount0 : td.RefCount1;
+        if (inside != 0)
+        {
+            _findings.Add(rule, $"{inside} vCPUs have not left the guest between TRACK and {before}");
         }
     }
 
