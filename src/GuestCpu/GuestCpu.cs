@@ -158,8 +158,7 @@ public sealed partial class GuestCpu : IVmxEngine
 
     private void LoadRegisters()
     {
-        for (int i = 0; i < 16; i++)
-            _registers[i] = _state.Gpr[i];
+        ((ReadOnlySpan<ulong>)_state.Gpr).CopyTo(_registers);
         _registers[RegisterFile.Zero >> 3] = 0;
         _registers[RegisterFile.FsBase >> 3] = _state.Fs.Base;
         _registers[RegisterFile.GsBase >> 3] = _state.Gs.Base;
@@ -168,8 +167,7 @@ public sealed partial class GuestCpu : IVmxEngine
 
     private void StoreRegisters()
     {
-        for (int i = 0; i < 16; i++)
-            _state.Gpr[i] = _registers[i];
+        ((ReadOnlySpan<ulong>)_registers)[..16].CopyTo(_state.Gpr);
         _state.Rflags = CurrentRflags();
     }
 

@@ -12,22 +12,22 @@ internal sealed class CodeBlock
     public const int MaxInstructions = 64;
 
     /// <summary>The steps; the last one ends the block.</summary>
-    public required MicroOp[] Ops { get; init; }
+    public required MicroOp[] Ops;
 
     /// <summary>Decoded instructions that <see cref="MicroKind.Rare"/> steps refer to.</summary>
-    public required Instruction[] Rare { get; init; }
+    public required Instruction[] Rare;
 
     /// <summary>The code bytes that were decoded.</summary>
-    public required byte[] Bytes { get; init; }
+    public required byte[] Bytes;
 
     /// <summary>Host address of the first byte.</summary>
-    public required ulong Hpa { get; init; }
+    public required ulong Hpa;
 
     /// <summary>Host address of the second frame's first byte for an instruction that straddles pages, otherwise 0. Such a block has one instruction.</summary>
-    public required ulong SecondFrame { get; init; }
+    public required ulong SecondFrame;
 
     /// <summary>Instructions in the block.</summary>
-    public required int Count { get; init; }
+    public required int Count;
 
     /// <summary>The frame's code mark when the bytes were last compared (<see cref="CodeWatch"/>).</summary>
     public uint Mark;

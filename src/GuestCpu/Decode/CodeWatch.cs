@@ -36,8 +36,9 @@ internal static class CodeWatch
     /// <summary>A front cache wants to let stores through to the frame. False: it has code, every store must call <see cref="Stored"/>.</summary>
     public static bool AnnounceWriter(PhysicalMemory memory, ulong hpa)
     {
-        if ((Read(memory, hpa) & HasCode) != 0)
-            return false;
+        uint mark = Read(memory, hpa);
+        if ((mark & (HasCode | QuietWriter)) != 0)
+            return (mark & HasCode) == 0;
         return (SetBits(memory, hpa, QuietWriter) & HasCode) == 0;
     }
 

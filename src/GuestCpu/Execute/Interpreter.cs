@@ -37,24 +37,27 @@ public sealed partial class GuestCpu
         ref MicroOp op = ref MemoryMarshal.GetArrayDataReference(block.Ops);
         while (true)
         {
+            // Where the operands are; what a step without them does not use costs next to nothing.
+            ref ulong d = ref R64(ref r, op.Dst);
+            ref ulong s = ref R64(ref r, op.Src);
             switch (op.Kind)
             {
                 case MicroKind.Nop:
                     break;
                 case MicroKind.Mov64RR:
-                    R64(ref r, op.Dst) = R64(ref r, op.Src);
+                    d = s;
                     break;
                 case MicroKind.Mov32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Src);
+                    d = (uint)s;
                     break;
                 case MicroKind.Mov16RR:
-                    R16(ref r, op.Dst) = R16(ref r, op.Src);
+                    R16(ref r, op.Dst) = (ushort)s;
                     break;
                 case MicroKind.Mov8RR:
-                    R8(ref r, op.Dst) = R8(ref r, op.Src);
+                    R8(ref r, op.Dst) = (byte)s;
                     break;
                 case MicroKind.MovRI:
-                    R64(ref r, op.Dst) = op.Imm;
+                    d = op.Imm;
                     break;
                 case MicroKind.Mov16RI:
                     R16(ref r, op.Dst) = (ushort)op.Imm;
@@ -63,36 +66,36 @@ public sealed partial class GuestCpu
                     R8(ref r, op.Dst) = (byte)op.Imm;
                     break;
                 case MicroKind.MovZx8RR:
-                    R64(ref r, op.Dst) = R8(ref r, op.Src);
+                    d = (byte)s;
                     break;
                 case MicroKind.MovZx16RR:
-                    R64(ref r, op.Dst) = R16(ref r, op.Src);
+                    d = (ushort)s;
                     break;
                 case MicroKind.MovSx8To32RR:
-                    R64(ref r, op.Dst) = (uint)(sbyte)R8(ref r, op.Src);
+                    d = (uint)(sbyte)s;
                     break;
                 case MicroKind.MovSx8To64RR:
-                    R64(ref r, op.Dst) = (ulong)(sbyte)R8(ref r, op.Src);
+                    d = (ulong)(sbyte)s;
                     break;
                 case MicroKind.MovSx16To32RR:
-                    R64(ref r, op.Dst) = (uint)(short)R16(ref r, op.Src);
+                    d = (uint)(short)s;
                     break;
                 case MicroKind.MovSx16To64RR:
-                    R64(ref r, op.Dst) = (ulong)(short)R16(ref r, op.Src);
+                    d = (ulong)(short)s;
                     break;
                 case MicroKind.MovSx32To64RR:
-                    R64(ref r, op.Dst) = (ulong)(int)R32(ref r, op.Src);
+                    d = (ulong)(int)s;
                     break;
 
                 case MicroKind.Load64:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out ulong load64))
                         goto stopped;
-                    R64(ref r, op.Dst) = load64;
+                    d = load64;
                     break;
                 case MicroKind.Load32:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out uint load32))
                         goto stopped;
-                    R64(ref r, op.Dst) = load32;
+                    d = load32;
                     break;
                 case MicroKind.Load16:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out ushort load16))
@@ -107,53 +110,53 @@ public sealed partial class GuestCpu
                 case MicroKind.LoadZx16:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out ushort loadZx16))
                         goto stopped;
-                    R64(ref r, op.Dst) = loadZx16;
+                    d = loadZx16;
                     break;
                 case MicroKind.LoadZx8:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out byte loadZx8))
                         goto stopped;
-                    R64(ref r, op.Dst) = loadZx8;
+                    d = loadZx8;
                     break;
                 case MicroKind.LoadSx8To32:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out byte loadSx8To32))
                         goto stopped;
-                    R64(ref r, op.Dst) = (uint)(sbyte)loadSx8To32;
+                    d = (uint)(sbyte)loadSx8To32;
                     break;
                 case MicroKind.LoadSx8To64:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out byte loadSx8To64))
                         goto stopped;
-                    R64(ref r, op.Dst) = (ulong)(sbyte)loadSx8To64;
+                    d = (ulong)(sbyte)loadSx8To64;
                     break;
                 case MicroKind.LoadSx16To32:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out ushort loadSx16To32))
                         goto stopped;
-                    R64(ref r, op.Dst) = (uint)(short)loadSx16To32;
+                    d = (uint)(short)loadSx16To32;
                     break;
                 case MicroKind.LoadSx16To64:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out ushort loadSx16To64))
                         goto stopped;
-                    R64(ref r, op.Dst) = (ulong)(short)loadSx16To64;
+                    d = (ulong)(short)loadSx16To64;
                     break;
                 case MicroKind.LoadSx32To64:
                     if (!TryLoad(ref r, ref op, ref reads, ref arena, out uint loadSx32To64))
                         goto stopped;
-                    R64(ref r, op.Dst) = (ulong)(int)loadSx32To64;
+                    d = (ulong)(int)loadSx32To64;
                     break;
 
                 case MicroKind.Store64:
-                    if (!TryStore(ref r, ref op, ref writes, ref arena, R64(ref r, op.Src)))
+                    if (!TryStore(ref r, ref op, ref writes, ref arena, s))
                         goto stopped;
                     break;
                 case MicroKind.Store32:
-                    if (!TryStore(ref r, ref op, ref writes, ref arena, R32(ref r, op.Src)))
+                    if (!TryStore(ref r, ref op, ref writes, ref arena, (uint)s))
                         goto stopped;
                     break;
                 case MicroKind.Store16:
-                    if (!TryStore(ref r, ref op, ref writes, ref arena, R16(ref r, op.Src)))
+                    if (!TryStore(ref r, ref op, ref writes, ref arena, (ushort)s))
                         goto stopped;
                     break;
                 case MicroKind.Store8:
-                    if (!TryStore(ref r, ref op, ref writes, ref arena, R8(ref r, op.Src)))
+                    if (!TryStore(ref r, ref op, ref writes, ref arena, (byte)s))
                         goto stopped;
                     break;
                 case MicroKind.Store64I:
@@ -176,363 +179,363 @@ public sealed partial class GuestCpu
                 case MicroKind.LoadRmw64:
                     if (!TryBeginRmw(ref r, ref op, ref writes, ref arena, out ulong rmw64, out rmw))
                         goto stopped;
-                    R64(ref r, op.Dst) = rmw64;
+                    d = rmw64;
                     break;
                 case MicroKind.LoadRmw32:
                     if (!TryBeginRmw(ref r, ref op, ref writes, ref arena, out uint rmw32, out rmw))
                         goto stopped;
-                    R64(ref r, op.Dst) = rmw32;
+                    d = rmw32;
                     break;
                 case MicroKind.LoadRmw16:
                     if (!TryBeginRmw(ref r, ref op, ref writes, ref arena, out ushort rmw16, out rmw))
                         goto stopped;
-                    R64(ref r, op.Dst) = rmw16;
+                    d = rmw16;
                     break;
                 case MicroKind.LoadRmw8:
                     if (!TryBeginRmw(ref r, ref op, ref writes, ref arena, out byte rmw8, out rmw))
                         goto stopped;
-                    R64(ref r, op.Dst) = rmw8;
+                    d = rmw8;
                     break;
                 case MicroKind.StoreRmw64:
-                    if (!EndRmw(ref arena, rmw, R64(ref r, op.Src)))
+                    if (!EndRmw(ref arena, rmw, s))
                         goto stopped;
                     break;
                 case MicroKind.StoreRmw32:
-                    if (!EndRmw(ref arena, rmw, R32(ref r, op.Src)))
+                    if (!EndRmw(ref arena, rmw, (uint)s))
                         goto stopped;
                     break;
                 case MicroKind.StoreRmw16:
-                    if (!EndRmw(ref arena, rmw, R16(ref r, op.Src)))
+                    if (!EndRmw(ref arena, rmw, (ushort)s))
                         goto stopped;
                     break;
                 case MicroKind.StoreRmw8:
-                    if (!EndRmw(ref arena, rmw, R8(ref r, op.Src)))
+                    if (!EndRmw(ref arena, rmw, (byte)s))
                         goto stopped;
                     break;
 
                 case MicroKind.Lea64:
-                    R64(ref r, op.Dst) = Address(ref r, ref op);
+                    d = Address(ref r, ref op);
                     break;
                 case MicroKind.Lea32:
-                    R64(ref r, op.Dst) = (uint)Address(ref r, ref op);
+                    d = (uint)Address(ref r, ref op);
                     break;
                 case MicroKind.Lea16:
                     R16(ref r, op.Dst) = (ushort)Address(ref r, ref op);
                     break;
 
                 case MicroKind.Add64RR:
-                    _flags.Added(R64(ref r, op.Dst), R64(ref r, op.Src), 3);
-                    R64(ref r, op.Dst) += R64(ref r, op.Src);
+                    _flags.Added(d, s, 3);
+                    d += s;
                     break;
                 case MicroKind.Add64RI:
-                    _flags.Added(R64(ref r, op.Dst), op.Imm, 3);
-                    R64(ref r, op.Dst) += op.Imm;
+                    _flags.Added(d, op.Imm, 3);
+                    d += op.Imm;
                     break;
                 case MicroKind.Add32RR:
-                    _flags.Added((ulong)(int)R32(ref r, op.Dst), (ulong)(int)R32(ref r, op.Src), 2);
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) + R32(ref r, op.Src);
+                    _flags.Added((ulong)(int)d, (ulong)(int)s, 2);
+                    d = (uint)d + (uint)s;
                     break;
                 case MicroKind.Add32RI:
-                    _flags.Added((ulong)(int)R32(ref r, op.Dst), op.Imm, 2);
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) + (uint)op.Imm;
+                    _flags.Added((ulong)(int)d, op.Imm, 2);
+                    d = (uint)d + (uint)op.Imm;
                     break;
                 case MicroKind.AddNf64RR:
-                    R64(ref r, op.Dst) += R64(ref r, op.Src);
+                    d += s;
                     break;
                 case MicroKind.AddNf64RI:
-                    R64(ref r, op.Dst) += op.Imm;
+                    d += op.Imm;
                     break;
                 case MicroKind.AddNf32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) + R32(ref r, op.Src);
+                    d = (uint)d + (uint)s;
                     break;
                 case MicroKind.AddNf32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) + (uint)op.Imm;
+                    d = (uint)d + (uint)op.Imm;
                     break;
                 case MicroKind.Sub64RR:
-                    _flags.Subtracted(R64(ref r, op.Dst), R64(ref r, op.Src), 3);
-                    R64(ref r, op.Dst) -= R64(ref r, op.Src);
+                    _flags.Subtracted(d, s, 3);
+                    d -= s;
                     break;
                 case MicroKind.Sub64RI:
-                    _flags.Subtracted(R64(ref r, op.Dst), op.Imm, 3);
-                    R64(ref r, op.Dst) -= op.Imm;
+                    _flags.Subtracted(d, op.Imm, 3);
+                    d -= op.Imm;
                     break;
                 case MicroKind.Sub32RR:
-                    _flags.Subtracted((ulong)(int)R32(ref r, op.Dst), (ulong)(int)R32(ref r, op.Src), 2);
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) - R32(ref r, op.Src);
+                    _flags.Subtracted((ulong)(int)d, (ulong)(int)s, 2);
+                    d = (uint)d - (uint)s;
                     break;
                 case MicroKind.Sub32RI:
-                    _flags.Subtracted((ulong)(int)R32(ref r, op.Dst), op.Imm, 2);
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) - (uint)op.Imm;
+                    _flags.Subtracted((ulong)(int)d, op.Imm, 2);
+                    d = (uint)d - (uint)op.Imm;
                     break;
                 case MicroKind.SubNf64RR:
-                    R64(ref r, op.Dst) -= R64(ref r, op.Src);
+                    d -= s;
                     break;
                 case MicroKind.SubNf64RI:
-                    R64(ref r, op.Dst) -= op.Imm;
+                    d -= op.Imm;
                     break;
                 case MicroKind.SubNf32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) - R32(ref r, op.Src);
+                    d = (uint)d - (uint)s;
                     break;
                 case MicroKind.SubNf32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) - (uint)op.Imm;
+                    d = (uint)d - (uint)op.Imm;
                     break;
                 case MicroKind.And64RR:
-                    R64(ref r, op.Dst) &= R64(ref r, op.Src);
-                    _flags.Logical(R64(ref r, op.Dst), 3);
+                    d &= s;
+                    _flags.Logical(d, 3);
                     break;
                 case MicroKind.And64RI:
-                    R64(ref r, op.Dst) &= op.Imm;
-                    _flags.Logical(R64(ref r, op.Dst), 3);
+                    d &= op.Imm;
+                    _flags.Logical(d, 3);
                     break;
                 case MicroKind.And32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) & R32(ref r, op.Src);
-                    _flags.Logical((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d & (uint)s;
+                    _flags.Logical((ulong)(int)d, 2);
                     break;
                 case MicroKind.And32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) & (uint)op.Imm;
-                    _flags.Logical((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d & (uint)op.Imm;
+                    _flags.Logical((ulong)(int)d, 2);
                     break;
                 case MicroKind.AndNf64RR:
-                    R64(ref r, op.Dst) &= R64(ref r, op.Src);
+                    d &= s;
                     break;
                 case MicroKind.AndNf64RI:
-                    R64(ref r, op.Dst) &= op.Imm;
+                    d &= op.Imm;
                     break;
                 case MicroKind.AndNf32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) & R32(ref r, op.Src);
+                    d = (uint)d & (uint)s;
                     break;
                 case MicroKind.AndNf32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) & (uint)op.Imm;
+                    d = (uint)d & (uint)op.Imm;
                     break;
                 case MicroKind.Or64RR:
-                    R64(ref r, op.Dst) |= R64(ref r, op.Src);
-                    _flags.Logical(R64(ref r, op.Dst), 3);
+                    d |= s;
+                    _flags.Logical(d, 3);
                     break;
                 case MicroKind.Or64RI:
-                    R64(ref r, op.Dst) |= op.Imm;
-                    _flags.Logical(R64(ref r, op.Dst), 3);
+                    d |= op.Imm;
+                    _flags.Logical(d, 3);
                     break;
                 case MicroKind.Or32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) | R32(ref r, op.Src);
-                    _flags.Logical((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d | (uint)s;
+                    _flags.Logical((ulong)(int)d, 2);
                     break;
                 case MicroKind.Or32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) | (uint)op.Imm;
-                    _flags.Logical((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d | (uint)op.Imm;
+                    _flags.Logical((ulong)(int)d, 2);
                     break;
                 case MicroKind.OrNf64RR:
-                    R64(ref r, op.Dst) |= R64(ref r, op.Src);
+                    d |= s;
                     break;
                 case MicroKind.OrNf64RI:
-                    R64(ref r, op.Dst) |= op.Imm;
+                    d |= op.Imm;
                     break;
                 case MicroKind.OrNf32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) | R32(ref r, op.Src);
+                    d = (uint)d | (uint)s;
                     break;
                 case MicroKind.OrNf32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) | (uint)op.Imm;
+                    d = (uint)d | (uint)op.Imm;
                     break;
                 case MicroKind.Xor64RR:
-                    R64(ref r, op.Dst) ^= R64(ref r, op.Src);
-                    _flags.Logical(R64(ref r, op.Dst), 3);
+                    d ^= s;
+                    _flags.Logical(d, 3);
                     break;
                 case MicroKind.Xor64RI:
-                    R64(ref r, op.Dst) ^= op.Imm;
-                    _flags.Logical(R64(ref r, op.Dst), 3);
+                    d ^= op.Imm;
+                    _flags.Logical(d, 3);
                     break;
                 case MicroKind.Xor32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) ^ R32(ref r, op.Src);
-                    _flags.Logical((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d ^ (uint)s;
+                    _flags.Logical((ulong)(int)d, 2);
                     break;
                 case MicroKind.Xor32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) ^ (uint)op.Imm;
-                    _flags.Logical((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d ^ (uint)op.Imm;
+                    _flags.Logical((ulong)(int)d, 2);
                     break;
                 case MicroKind.XorNf64RR:
-                    R64(ref r, op.Dst) ^= R64(ref r, op.Src);
+                    d ^= s;
                     break;
                 case MicroKind.XorNf64RI:
-                    R64(ref r, op.Dst) ^= op.Imm;
+                    d ^= op.Imm;
                     break;
                 case MicroKind.XorNf32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) ^ R32(ref r, op.Src);
+                    d = (uint)d ^ (uint)s;
                     break;
                 case MicroKind.XorNf32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) ^ (uint)op.Imm;
+                    d = (uint)d ^ (uint)op.Imm;
                     break;
                 case MicroKind.Cmp64RR:
-                    _flags.Subtracted(R64(ref r, op.Dst), R64(ref r, op.Src), 3);
+                    _flags.Subtracted(d, s, 3);
                     break;
                 case MicroKind.Cmp64RI:
-                    _flags.Subtracted(R64(ref r, op.Dst), op.Imm, 3);
+                    _flags.Subtracted(d, op.Imm, 3);
                     break;
                 case MicroKind.Cmp32RR:
-                    _flags.Subtracted((ulong)(int)R32(ref r, op.Dst), (ulong)(int)R32(ref r, op.Src), 2);
+                    _flags.Subtracted((ulong)(int)d, (ulong)(int)s, 2);
                     break;
                 case MicroKind.Cmp32RI:
-                    _flags.Subtracted((ulong)(int)R32(ref r, op.Dst), op.Imm, 2);
+                    _flags.Subtracted((ulong)(int)d, op.Imm, 2);
                     break;
                 case MicroKind.Test64RR:
-                    _flags.Logical(R64(ref r, op.Dst) & R64(ref r, op.Src), 3);
+                    _flags.Logical(d & s, 3);
                     break;
                 case MicroKind.Test64RI:
-                    _flags.Logical(R64(ref r, op.Dst) & op.Imm, 3);
+                    _flags.Logical(d & op.Imm, 3);
                     break;
                 case MicroKind.Test32RR:
-                    _flags.Logical((ulong)(int)(R32(ref r, op.Dst) & R32(ref r, op.Src)), 2);
+                    _flags.Logical((ulong)(int)((uint)d & (uint)s), 2);
                     break;
                 case MicroKind.Test32RI:
-                    _flags.Logical((ulong)(int)(R32(ref r, op.Dst) & (uint)op.Imm), 2);
+                    _flags.Logical((ulong)(int)((uint)d & (uint)op.Imm), 2);
                     break;
                 case MicroKind.Cmp8RR:
-                    _flags.Subtracted((ulong)(sbyte)R8(ref r, op.Dst), (ulong)(sbyte)R8(ref r, op.Src), 0);
+                    _flags.Subtracted((ulong)(sbyte)d, (ulong)(sbyte)s, 0);
                     break;
                 case MicroKind.Cmp8RI:
-                    _flags.Subtracted((ulong)(sbyte)R8(ref r, op.Dst), op.Imm, 0);
+                    _flags.Subtracted((ulong)(sbyte)d, op.Imm, 0);
                     break;
                 case MicroKind.Test8RR:
-                    _flags.Logical((ulong)(sbyte)(R8(ref r, op.Dst) & R8(ref r, op.Src)), 0);
+                    _flags.Logical((ulong)(sbyte)((byte)d & (byte)s), 0);
                     break;
                 case MicroKind.Test8RI:
-                    _flags.Logical((ulong)(sbyte)(R8(ref r, op.Dst) & (byte)op.Imm), 0);
+                    _flags.Logical((ulong)(sbyte)((byte)d & (byte)op.Imm), 0);
                     break;
                 case MicroKind.Cmp16RR:
-                    _flags.Subtracted((ulong)(short)R16(ref r, op.Dst), (ulong)(short)R16(ref r, op.Src), 1);
+                    _flags.Subtracted((ulong)(short)d, (ulong)(short)s, 1);
                     break;
                 case MicroKind.Cmp16RI:
-                    _flags.Subtracted((ulong)(short)R16(ref r, op.Dst), op.Imm, 1);
+                    _flags.Subtracted((ulong)(short)d, op.Imm, 1);
                     break;
 
                 case MicroKind.Inc64:
-                    R64(ref r, op.Dst) += 1;
-                    _flags.Incremented(R64(ref r, op.Dst), 3);
+                    d += 1;
+                    _flags.Incremented(d, 3);
                     break;
                 case MicroKind.Inc32:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) + 1;
-                    _flags.Incremented((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d + 1;
+                    _flags.Incremented((ulong)(int)d, 2);
                     break;
                 case MicroKind.IncNf64:
-                    R64(ref r, op.Dst) += 1;
+                    d += 1;
                     break;
                 case MicroKind.IncNf32:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) + 1;
+                    d = (uint)d + 1;
                     break;
                 case MicroKind.Dec64:
-                    R64(ref r, op.Dst) -= 1;
-                    _flags.Decremented(R64(ref r, op.Dst), 3);
+                    d -= 1;
+                    _flags.Decremented(d, 3);
                     break;
                 case MicroKind.Dec32:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) - 1;
-                    _flags.Decremented((ulong)(int)R32(ref r, op.Dst), 2);
+                    d = (uint)d - 1;
+                    _flags.Decremented((ulong)(int)d, 2);
                     break;
                 case MicroKind.DecNf64:
-                    R64(ref r, op.Dst) -= 1;
+                    d -= 1;
                     break;
                 case MicroKind.DecNf32:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) - 1;
+                    d = (uint)d - 1;
                     break;
                 case MicroKind.Not64:
-                    R64(ref r, op.Dst) = ~R64(ref r, op.Dst);
+                    d = ~d;
                     break;
                 case MicroKind.Not32:
-                    R64(ref r, op.Dst) = ~R32(ref r, op.Dst);
+                    d = ~(uint)d;
                     break;
                 case MicroKind.Neg64:
-                    _flags.Subtracted(0, R64(ref r, op.Dst), 3);
-                    R64(ref r, op.Dst) = 0 - R64(ref r, op.Dst);
+                    _flags.Subtracted(0, d, 3);
+                    d = 0 - d;
                     break;
                 case MicroKind.Neg32:
-                    _flags.Subtracted(0, (ulong)(int)R32(ref r, op.Dst), 2);
-                    R64(ref r, op.Dst) = 0u - R32(ref r, op.Dst);
+                    _flags.Subtracted(0, (ulong)(int)d, 2);
+                    d = 0u - (uint)d;
                     break;
                 case MicroKind.NegNf64:
-                    R64(ref r, op.Dst) = 0 - R64(ref r, op.Dst);
+                    d = 0 - d;
                     break;
                 case MicroKind.NegNf32:
-                    R64(ref r, op.Dst) = 0u - R32(ref r, op.Dst);
+                    d = 0u - (uint)d;
                     break;
 
                 case MicroKind.ShlNf64I:
-                    R64(ref r, op.Dst) <<= (int)op.Imm;
+                    d <<= (int)op.Imm;
                     break;
                 case MicroKind.ShlNf32I:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) << (int)op.Imm;
+                    d = (uint)d << (int)op.Imm;
                     break;
                 case MicroKind.ShlNf64C:
-                    R64(ref r, op.Dst) <<= R8(ref r, RcxOffset);
+                    d <<= R8(ref r, RcxOffset);
                     break;
                 case MicroKind.ShlNf32C:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) << R8(ref r, RcxOffset);
+                    d = (uint)d << R8(ref r, RcxOffset);
                     break;
                 case MicroKind.ShrNf64I:
-                    R64(ref r, op.Dst) >>= (int)op.Imm;
+                    d >>= (int)op.Imm;
                     break;
                 case MicroKind.ShrNf32I:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) >> (int)op.Imm;
+                    d = (uint)d >> (int)op.Imm;
                     break;
                 case MicroKind.ShrNf64C:
-                    R64(ref r, op.Dst) >>= R8(ref r, RcxOffset);
+                    d >>= R8(ref r, RcxOffset);
                     break;
                 case MicroKind.ShrNf32C:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) >> R8(ref r, RcxOffset);
+                    d = (uint)d >> R8(ref r, RcxOffset);
                     break;
                 case MicroKind.SarNf64I:
-                    R64(ref r, op.Dst) = (ulong)((long)R64(ref r, op.Dst) >> (int)op.Imm);
+                    d = (ulong)((long)d >> (int)op.Imm);
                     break;
                 case MicroKind.SarNf32I:
-                    R64(ref r, op.Dst) = (uint)((int)R32(ref r, op.Dst) >> (int)op.Imm);
+                    d = (uint)((int)d >> (int)op.Imm);
                     break;
                 case MicroKind.SarNf64C:
-                    R64(ref r, op.Dst) = (ulong)((long)R64(ref r, op.Dst) >> R8(ref r, RcxOffset));
+                    d = (ulong)((long)d >> R8(ref r, RcxOffset));
                     break;
                 case MicroKind.SarNf32C:
-                    R64(ref r, op.Dst) = (uint)((int)R32(ref r, op.Dst) >> R8(ref r, RcxOffset));
+                    d = (uint)((int)d >> R8(ref r, RcxOffset));
                     break;
                 case MicroKind.RolNf64I:
-                    R64(ref r, op.Dst) = BitOperations.RotateLeft(R64(ref r, op.Dst), (int)op.Imm);
+                    d = BitOperations.RotateLeft(d, (int)op.Imm);
                     break;
                 case MicroKind.RolNf32I:
-                    R64(ref r, op.Dst) = BitOperations.RotateLeft(R32(ref r, op.Dst), (int)op.Imm);
+                    d = BitOperations.RotateLeft((uint)d, (int)op.Imm);
                     break;
                 case MicroKind.RolNf64C:
-                    R64(ref r, op.Dst) = BitOperations.RotateLeft(R64(ref r, op.Dst), R8(ref r, RcxOffset));
+                    d = BitOperations.RotateLeft(d, R8(ref r, RcxOffset));
                     break;
                 case MicroKind.RolNf32C:
-                    R64(ref r, op.Dst) = BitOperations.RotateLeft(R32(ref r, op.Dst), R8(ref r, RcxOffset));
+                    d = BitOperations.RotateLeft((uint)d, R8(ref r, RcxOffset));
                     break;
                 case MicroKind.RorNf64I:
-                    R64(ref r, op.Dst) = BitOperations.RotateRight(R64(ref r, op.Dst), (int)op.Imm);
+                    d = BitOperations.RotateRight(d, (int)op.Imm);
                     break;
                 case MicroKind.RorNf32I:
-                    R64(ref r, op.Dst) = BitOperations.RotateRight(R32(ref r, op.Dst), (int)op.Imm);
+                    d = BitOperations.RotateRight((uint)d, (int)op.Imm);
                     break;
                 case MicroKind.RorNf64C:
-                    R64(ref r, op.Dst) = BitOperations.RotateRight(R64(ref r, op.Dst), R8(ref r, RcxOffset));
+                    d = BitOperations.RotateRight(d, R8(ref r, RcxOffset));
                     break;
                 case MicroKind.RorNf32C:
-                    R64(ref r, op.Dst) = BitOperations.RotateRight(R32(ref r, op.Dst), R8(ref r, RcxOffset));
+                    d = BitOperations.RotateRight((uint)d, R8(ref r, RcxOffset));
                     break;
 
                 case MicroKind.ImulNf64RR:
-                    R64(ref r, op.Dst) *= R64(ref r, op.Src);
+                    d *= s;
                     break;
                 case MicroKind.ImulNf32RR:
-                    R64(ref r, op.Dst) = R32(ref r, op.Dst) * R32(ref r, op.Src);
+                    d = (uint)d * (uint)s;
                     break;
                 case MicroKind.ImulNf64RI:
-                    R64(ref r, op.Dst) = R64(ref r, op.Src) * op.Imm;
+                    d = s * op.Imm;
                     break;
                 case MicroKind.ImulNf32RI:
-                    R64(ref r, op.Dst) = R32(ref r, op.Src) * (uint)op.Imm;
+                    d = (uint)s * (uint)op.Imm;
                     break;
                 case MicroKind.ImulRR:
-                    Multiply(ref r, ref op, R64(ref r, op.Dst), R64(ref r, op.Src));
+                    Multiply(ref r, ref op, d, s);
                     break;
                 case MicroKind.ImulRI:
-                    Multiply(ref r, ref op, R64(ref r, op.Src), op.Imm);
+                    Multiply(ref r, ref op, s, op.Imm);
                     break;
                 case MicroKind.AluRR:
-                    Alu(ref r, ref op, R64(ref r, op.Src));
+                    Alu(ref r, ref op, s);
                     break;
                 case MicroKind.AluRI:
                     Alu(ref r, ref op, op.Imm);
@@ -547,7 +550,7 @@ public sealed partial class GuestCpu
                     Shift(ref r, ref op, R8(ref r, RcxOffset));
                     break;
                 case MicroKind.BitTestR:
-                    BitTest(ref r, ref op, R64(ref r, op.Src));
+                    BitTest(ref r, ref op, s);
                     break;
                 case MicroKind.BitTestI:
                     BitTest(ref r, ref op, op.Imm);
@@ -571,26 +574,26 @@ public sealed partial class GuestCpu
                     break;
                 case MicroKind.Cmov64:
                     if (_flags.Test(op.Aux))
-                        R64(ref r, op.Dst) = R64(ref r, op.Src);
+                        d = s;
                     break;
                 case MicroKind.Cmov32:
-                    R64(ref r, op.Dst) = _flags.Test(op.Aux) ? R32(ref r, op.Src) : R32(ref r, op.Dst);
+                    d = _flags.Test(op.Aux) ? (uint)s : (uint)d;
                     break;
                 case MicroKind.Cmov16:
                     if (_flags.Test(op.Aux))
-                        R16(ref r, op.Dst) = R16(ref r, op.Src);
+                        R16(ref r, op.Dst) = (ushort)s;
                     break;
                 case MicroKind.Bswap64:
-                    R64(ref r, op.Dst) = BinaryPrimitives.ReverseEndianness(R64(ref r, op.Dst));
+                    d = BinaryPrimitives.ReverseEndianness(d);
                     break;
                 case MicroKind.Bswap32:
-                    R64(ref r, op.Dst) = BinaryPrimitives.ReverseEndianness(R32(ref r, op.Dst));
+                    d = BinaryPrimitives.ReverseEndianness((uint)d);
                     break;
                 case MicroKind.Xchg64RR:
-                    (R64(ref r, op.Dst), R64(ref r, op.Src)) = (R64(ref r, op.Src), R64(ref r, op.Dst));
+                    (d, s) = (s, d);
                     break;
                 case MicroKind.Xchg32RR:
-                    (R64(ref r, op.Dst), R64(ref r, op.Src)) = (R32(ref r, op.Src), R32(ref r, op.Dst));
+                    (d, s) = ((uint)s, (uint)d);
                     break;
                 case MicroKind.Cbw:
                     R16(ref r, RaxOffset) = (ushort)(sbyte)R8(ref r, RaxOffset);
@@ -612,7 +615,7 @@ public sealed partial class GuestCpu
                     break;
 
                 case MicroKind.Push64R:
-                    if (!TryPush(ref r, ref writes, ref arena, R64(ref r, op.Src)))
+                    if (!TryPush(ref r, ref writes, ref arena, s))
                         goto stopped;
                     break;
                 case MicroKind.Push64I:
@@ -622,7 +625,7 @@ public sealed partial class GuestCpu
                 case MicroKind.Pop64R:
                     if (!TryPop(ref r, ref reads, ref arena, RspOffset, out ulong popped))
                         goto stopped;
-                    R64(ref r, op.Dst) = popped;
+                    d = popped;
                     break;
                 case MicroKind.Leave:
                     if (!TryPop(ref r, ref reads, ref arena, RbpOffset, out ulong frame))
@@ -656,10 +659,10 @@ public sealed partial class GuestCpu
                 case MicroKind.EndBlock:
                     goto fall;
                 case MicroKind.JmpR:
-                    rip = R64(ref r, op.Src);
+                    rip = s;
                     goto leap;
                 case MicroKind.CallR:
-                    rip = R64(ref r, op.Src);
+                    rip = s;
                     if (!IsTarget(rip) || !TryPush(ref r, ref writes, ref arena, R64(ref r, RegisterFile.PageBase) + op.Next))
                         goto stoppedAt;
                     goto leap;

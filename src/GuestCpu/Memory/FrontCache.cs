@@ -43,11 +43,22 @@ internal sealed class FrontCache
         Generation[index] = generation;
     }
 
-    public void Drop(ulong linear)
+    /// <summary>Drops the aligned region of <paramref name="reach"/> bytes (a power of two, at least a page) around an address.</summary>
+    public void Drop(ulong linear, ulong reach)
     {
-        ref FrontSlot slot = ref Slot[IndexOf(linear)];
-        if (slot.Tag == (linear & ~0xFFFUL))
-            slot.Tag = FrontSlot.Empty;
+        if (reach == 0x1000)
+        {
+            ref FrontSlot only = ref Slot[IndexOf(linear)];
+            if (only.Tag == (linear & ~0xFFFUL))
+                only.Tag = FrontSlot.Empty;
+            return;
+        }
+
+        foreach (ref FrontSlot slot in Slot.AsSpan())
+        {
+            if (((slot.Tag ^ linear) & ~(reach - 1)) == 0)
+                slot.Tag = FrontSlot.Empty;
+        }
     }
 
     public void DropFrame(ulong frame)

@@ -93,16 +93,11 @@ internal sealed partial class LinearMemory
     public void FlushPage(ulong linear)
     {
         Epoch++;
-        if (_tlb.Drop(linear))
-        {
-            FlushFront();
-            return;
-        }
-
-        _userRead.Drop(linear);
-        _userWrite.Drop(linear);
-        _kernelRead.Drop(linear);
-        _kernelWrite.Drop(linear);
+        ulong reach = _tlb.Drop(linear);
+        _userRead.Drop(linear, reach);
+        _userWrite.Drop(linear, reach);
+        _kernelRead.Drop(linear, reach);
+        _kernelWrite.Drop(linear, reach);
     }
 
     /// <summary>The frame is being decoded: no store may reach it through a front cache any more.</summary>
@@ -147,9 +142,19 @@ internal sealed partial class LinearMemory
     [MethodImpl(MethodImplOptions.NoInlining)]
     public bool TryWrite(ulong linear, int size, bool stack, ulong value)
     {
-        if (!TryPrepareWrite(linear, size, stack, AccessKind.Write, out WriteTarget target))
+        if ((linear & 0xFFF) + (ulong)size > 0x1000)
+        {
+            if (!TryPrepareWrite(linear, size, stack, AccessKind.Write, out WriteTarget target))
+                return false;
+            Store(target, value);
+            return true;
+        }
+
+        if (!Check(linear, size, stack) || !TryTranslate(linear, AccessKind.Write, IsUser, out ulong hpa))
             return false;
-        Store(target, value);
+        StoreBytes(hpa, size, value);
+        if (MayCache && CodeWatch.AnnounceWriter(_memory, hpa))
+            FillFront(Write, linear, hpa);
         return true;
     }
 
@@ -166,7 +171,7 @@ internal sealed partial class LinearMemory
         ulong next = 0;
         if (first != size && !TryTranslate(linear + (ulong)first, access, IsUser, out next))
             return false;
-        if (first == size && MayCache && !CodeWatch.IsCode(_memory, hpa) && CodeWatch.AnnounceWriter(_memory, hpa))
+        if (first == size && MayCache && CodeWatch.AnnounceWriter(_memory, hpa))
             FillFront(Write, linear, hpa);
         target = new WriteTarget(hpa, next, size, first);
         return true;

@@ -62,6 +62,11 @@ internal sealed partial class LinearMemory
     private const uint FaultReserved = 8;
     private const uint FaultFetch = 16;
 
+    // The entries of the walk that is going on: their guest and host addresses and values, by level.
+    private readonly ulong[] _walkAddresses = new ulong[6];
+    private readonly ulong[] _walkPlaces = new ulong[6];
+    private readonly ulong[] _walkEntries = new ulong[6];
+
     // The access is the processor's own (descriptor, task state): EFLAGS.AC does not open user pages for it.
     private bool _implicit;
 
@@ -73,16 +78,17 @@ internal sealed partial class LinearMemory
     {
         hpa = 0;
         bool keep = !Explore.On && _lp.Tlb.Mode != TlbMode.Off;
-        if (!keep || !_tlb.TryFind(linear, out LinearEntry entry) || !IsAllowed(entry.Rights, access, user) || NeedsDirty(entry.Rights, access))
+        ref LinearEntry entry = ref keep ? ref _tlb.Find(linear) : ref Unsafe.NullRef<LinearEntry>();
+        if (Unsafe.IsNullRef(ref entry) || !IsAllowed(entry.Rights, access, user) || NeedsDirty(entry.Rights, access))
         {
-            if (!TryWalk(linear, access, user, out entry))
+            // The result goes in even if nothing is kept, for the few lines below.
+            entry = ref TryWalk(linear, access, user);
+            if (Unsafe.IsNullRef(ref entry))
                 return false;
-            if (keep)
-                _tlb.Add(linear, entry);
         }
 
         _cacheable = user || (entry.Rights & PageRights.User) == 0 || (_state.Cr4 & Cr4.Smap) == 0;
-        ulong gpa = entry.Gpa | (linear & 0xFFF);
+        ulong gpa = LinearTlb.GpaOf(entry, linear);
         if (access == AccessKind.Fetch && IsForbiddenShared(gpa))
             return Trap.PageFault(linear, FaultPresent | FaultReserved | FaultFetch | (user ? FaultUser : 0));
         if (GuestPhysical.TryTranslate(_machine, _lp, _vmcs, gpa, access, out hpa))
@@ -130,9 +136,10 @@ internal sealed partial class LinearMemory
         return Trap.PageFault(linear, code);
     }
 
-    private bool TryWalk(ulong linear, AccessKind access, bool user, out LinearEntry result)
+    /// <summary>Walks, and puts the result into the linear TLB. A null reference with the trap set when the walk fails.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private ref LinearEntry TryWalk(ulong linear, AccessKind access, bool user)
     {
-        result = default;
         bool write = (access & AccessKind.Write) != AccessKind.None;
         bool nx = (_state.Efer & Efer.NoExecuteEnable) != 0;
         int top = (_state.Cr4 & Cr4.La57) != 0 ? 5 : 4;
@@ -140,9 +147,9 @@ internal sealed partial class LinearMemory
         // With A/D on in the EPT pointer every read of a guest table entry counts as a write, too (decisions D07).
         bool tableReadsWrite = (_vmcs.Eptp & EptPointer.AccessedDirty) != 0;
         AccessKind tableAccess = tableReadsWrite ? AccessKind.Read | AccessKind.Write : AccessKind.Read;
-        Span<ulong> places = stackalloc ulong[6];
-        Span<ulong> addresses = stackalloc ulong[6];
-        Span<ulong> entries = stackalloc ulong[6];
+        ulong[] places = _walkPlaces;
+        ulong[] addresses = _walkAddresses;
+        ulong[] entries = _walkEntries;
         ulong reserved = _options.PhysicalAddressBits >= 52 || _vmcs.IsTd ? 0 : Hpa.Mask & ~((1UL << _options.PhysicalAddressBits) - 1);
         if (!nx)
             reserved |= NoExecuteBit;
@@ -156,24 +163,24 @@ internal sealed partial class LinearMemory
         {
             ulong gpa = table | (((linear >> ((9 * (level - 1)) + 12)) & 511) << 3);
             if (IsIllegal(gpa) || IsForbiddenShared(gpa))
-                return Fault(linear, FaultPresent | FaultReserved, access, user);
+                return ref Failed(Fault(linear, FaultPresent | FaultReserved, access, user));
             if (!GuestPhysical.TryTranslate(_machine, _lp, _vmcs, gpa, tableAccess, out ulong hpa))
             {
                 GuestPhysical.DescribeLinear(_vmcs, linear, isPageTable: true);
-                return Trap.Exit();
+                return ref Failed(Trap.Exit());
             }
 
             // Other vCPUs change entries at any time: one copy, and every decision is made on it.
             entry = _memory.Entry(new Hpa(hpa & ~0xFFFUL), (int)(hpa >> 3) & 511).Read();
             (addresses[level], places[level], entries[level]) = (gpa, hpa, entry);
             if ((entry & Present) == 0)
-                return Fault(linear, 0, access, user);
+                return ref Failed(Fault(linear, 0, access, user));
             bool leaf = level == 1 || ((entry & PageSize) != 0 && level <= 3);
             if ((entry & reserved) != 0
                 || (level >= 4 && (entry & PageSize) != 0)
                 || (leaf && level > 1 && (entry & ((1UL << ((9 * (level - 1)) + 12)) - 1) & ~0x1FFFUL) != 0))
             {
-                return Fault(linear, FaultPresent | FaultReserved, access, user);
+                return ref Failed(Fault(linear, FaultPresent | FaultReserved, access, user));
             }
 
             if ((entry & Writable) == 0)
@@ -189,11 +196,11 @@ internal sealed partial class LinearMemory
         }
 
         if (!IsAllowed(rights, access, user))
-            return Fault(linear, FaultPresent, access, user);
+            return ref Failed(Fault(linear, FaultPresent, access, user));
         ulong offset = (1UL << ((9 * (level - 1)) + 12)) - 1;
         ulong page = ((entry & Hpa.Mask & ~offset) | (linear & offset)) & ~0xFFFUL;
         if (IsIllegal(page))
-            return Fault(linear, FaultPresent | FaultReserved, access, user);
+            return ref Failed(Fault(linear, FaultPresent | FaultReserved, access, user));
 
         // Only now that nothing can fault any more are Accessed and Dirty set (G02), top down as hardware does.
         for (int at = top; at >= level; at--)
@@ -204,7 +211,7 @@ internal sealed partial class LinearMemory
             if (!tableReadsWrite && !GuestPhysical.TryTranslate(_machine, _lp, _vmcs, addresses[at], AccessKind.Write, out places[at]))
             {
                 GuestPhysical.DescribeLinear(_vmcs, linear, isPageTable: true);
-                return Trap.Exit();
+                return ref Failed(Trap.Exit());
             }
 
             ulong seen = entries[at];
@@ -219,7 +226,12 @@ internal sealed partial class LinearMemory
             rights |= PageRights.Dirty;
         if ((entry & GlobalBit) != 0 && (_state.Cr4 & Cr4.PageGlobal) != 0)
             rights |= PageRights.Global;
-        result = new LinearEntry { Gpa = page, Rights = rights, Level = (byte)level };
-        return true;
+        return ref _tlb.Add(linear, page, rights, level);
+    }
+
+    private static ref LinearEntry Failed(bool never)
+    {
+        _ = never;
+        return ref Unsafe.NullRef<LinearEntry>();
     }
 }
