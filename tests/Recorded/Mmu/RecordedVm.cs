@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Linq;
 using Tdp.Mmu;
 using Tdp.Platform;
 using Tdp.Sync;
