@@ -119,7 +119,7 @@ internal sealed class GuestBacking : IGuestBacking
         if (slot.UserspaceAddress == 0)
             return FaultResult.BadAddress;
         Errno result = _vm.UserMemory.TryResolve(
-            fault.Vcpu.Actor, slot.HvaOf(fault.Gfn), fault.Write && !isReadOnlySlot, out Hpa frame, out bool isWritable, out _);
+            fault.Vcpu.Actor, slot.HvaOf(fault.Gfn), fault.Write && !isReadOnlySlot, out Hpa frame, out bool isWritable, out Level level);
         switch (result)
         {
             case Errno.None when fault.Write && isReadOnlySlot:
@@ -128,6 +128,11 @@ internal sealed class GuestBacking : IGuestBacking
             case Errno.None:
                 fault.Pfn = frame.Frame;
                 fault.MapWritable = isWritable && !isReadOnlySlot;
+
+                // A 4K host mapping allows only 4K. Had the host merged it since, a notifier would make this fault retry; so the host's tables
+                // are read again under mmu_lock only for a huge one.
+                if (level == Level.K4)
+                    fault.MaxLevel = Level.K4;
                 return FaultResult.Continue;
             case Errno.ENOMEM:
                 return FaultResult.NoMemory;
