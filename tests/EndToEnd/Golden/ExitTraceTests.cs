@@ -1,4 +1,3 @@
-using System.Linq;
 using Tdp.Host;
 using Tdp.Mmu;
 using Tdp.Module;

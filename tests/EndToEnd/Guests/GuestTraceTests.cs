@@ -1,9 +1,7 @@
 using System.Linq;
-using Iced.Intel;
 using Tdp.Cpu;
 using Tdp.Host;
 using Tdp.Kernel;
-using Tdp.Module;
 using Tdp.Platform;
 using static Iced.Intel.AssemblerRegisters;
 

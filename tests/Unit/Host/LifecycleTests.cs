@@ -1,5 +1,4 @@
 using Tdp.Host;
-using Tdp.Mmu;
 using Tdp.Module;
 using Tdp.Platform;
 using Tdp.Sync;

@@ -1,5 +1,4 @@
 using Tdp.Host;
-using Tdp.Mmu;
 using Tdp.Platform;
 
 namespace Tdp.Tests.Unit.Host;

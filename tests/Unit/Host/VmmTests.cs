@@ -39,7 +39,7 @@ public sealed class VmmTests
             RunReport report = Run(world, [GuestStep.Accept(0x1000), GuestStep.Write(0x20_0000, 1)], MemoryFaultPolicy.Convert, out _);
             Assert.True(report.IsClean);
             Assert.Equal((2L, 2L, 2L), (report.PagesAugmented, report.PagesAccepted, report.PagesRemoved));
-            Assert.Equal(world.Machine.Frames.Live, 0);
+            Assert.Equal(0, world.Machine.Frames.Live);
         }
     }
 
