@@ -14,6 +14,7 @@ public sealed class MmuVcpu
 
     private readonly uint[] _tables = new uint[CacheCapacity];
     private readonly Hpa[] _external = new Hpa[CacheCapacity];
+    private readonly int _externalNeeded;
     private int _tableCount;
     private int _externalCount;
 
@@ -23,6 +24,7 @@ public sealed class MmuVcpu
         Mmu = mmu;
         Actor = actor;
         Id = id;
+        _externalNeeded = mmu.Options.HasMirror ? NeededPerFault : 0;
     }
 
     /// <summary>The VM's MMU.</summary>
@@ -60,7 +62,7 @@ public sealed class MmuVcpu
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal bool TopUp() =>
-        (_tableCount >= NeededPerFault && (_externalCount >= NeededPerFault || !Mmu.Options.HasMirror)) || Refill();
+        (_tableCount >= NeededPerFault && _externalCount >= _externalNeeded) || Refill();
 
     internal uint TakeTable()
     {
@@ -90,8 +92,8 @@ public sealed class MmuVcpu
     {
         if (_tableCount < NeededPerFault)
             _tableCount += Mmu.Tables.TakeMany(Actor, _tables.AsSpan(_tableCount));
-        if (Mmu.Options.HasMirror && _externalCount < NeededPerFault)
+        if (_externalCount < _externalNeeded)
             _externalCount += Mmu.Machine.Frames.TakeMany(Actor, FrameUse.Kernel, _external.AsSpan(_externalCount));
-        return _tableCount >= NeededPerFault && (_externalCount >= NeededPerFault || !Mmu.Options.HasMirror);
+        return _tableCount >= NeededPerFault && _externalCount >= _externalNeeded;
     }
 }

@@ -75,6 +75,17 @@ internal ref struct TdpIterator
     /// <summary>True when the snapshot is a present leaf.</summary>
     internal readonly bool IsLeaf => Old.IsPresent && (LevelNumber == 1 || (Old.Value & Spte.LargeBit) != 0);
 
+    /// <summary>Entries from the current one to the end of its table or of the range, whichever comes first; at 4K.</summary>
+    internal readonly int LeftInTable(ulong end) => (int)Math.Min(512 - (ulong)(uint)IndexNow(), end - Gfn);
+
+    /// <summary>The caller has walked on inside the table by itself and moved <see cref="Gfn"/> along.</summary>
+    internal void MoveTo(SpteRef entry, Spte old)
+    {
+        _word = ref entry.Word;
+        Old = old;
+        Goal = Gfn;
+    }
+
     /// <summary>
     /// To the next entry in pre-order: down if there is a child, else to the side, else up and to the side. After a yield: from the root again towards the same goal.
     /// </summary>

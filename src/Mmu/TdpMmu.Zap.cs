@@ -171,15 +171,9 @@ public sealed partial class TdpMmu
             if (!it.IsLeaf)
                 continue;
             if (direct && it.LevelNumber == 1)
-            {
-                // A direct 4K leaf that goes needs rows 8 and 9 of the bookkeeping only; they are done for all of them below.
-                WriteExclusive(it.Entry, it.Old, Spte.NonPresent, Level.K4);
-                zapped++;
-            }
+                zapped += ZapRun(ref it, end);
             else
-            {
                 SetExclusive(actor, root, ref it, Spte.NonPresent);
-            }
 
             // Nobody runs on an invalid root; loading another one flushes.
             flush |= owesFlush;
@@ -193,6 +187,32 @@ public sealed partial class TdpMmu
         }
 
         return flush;
+    }
+
+    // From a direct 4K leaf on through its table, as long as nobody waits for the lock. Such a leaf needs rows 8 and 9 of the bookkeeping only, which the caller does for all of them.
+    private long ZapRun(scoped ref TdpIterator it, ulong end)
+    {
+        long zapped = 0;
+        int left = NeedResched is null ? it.LeftInTable(end) : 1;
+        SpteRef entry = it.Entry;
+        Spte old = it.Old;
+        while (true)
+        {
+            if (old.IsPresent)
+            {
+                WriteExclusive(entry, old, Spte.NonPresent, Level.K4);
+                zapped++;
+            }
+
+            if (--left == 0 || MmuLock.IsContended())
+                break;
+            entry = entry.Next;
+            old = entry.Read();
+            it.Gfn++;
+        }
+
+        it.MoveTo(entry, old);
+        return zapped;
     }
 
     // KVM: tdp_mmu_zap_root, tdp-mmu 6.3: pass after pass, so that the time between yields stays short.

@@ -148,10 +148,14 @@ public readonly record struct Spte(ulong Value)
     /// True when somebody else may change a present leaf without mmu_lock in a way that must not be lost: the fast page fault sets W, the hardware sets
     /// D, access tracking is on (KVM: spte_needs_atomic_update; tdp-mmu 2.5). A alone never asks for it.
     /// </summary>
-    public bool NeedsAtomicUpdate(Level level)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool NeedsAtomicUpdate(Level level) => IsLeaf(level) && (Value & Settled) != (WritableBit | DirtyBit | MmuWritable) && IsUnsettled();
+
+    // An ordinary writable leaf: there is nothing left that anybody could set.
+    private const ulong Settled = WritableBit | DirtyBit | MmuWritable | AdTypeMask;
+
+    private bool IsUnsettled()
     {
-        if (!IsLeaf(level))
-            return false;
         if ((Value & (WritableBit | MmuWritable)) == MmuWritable)
             return true;
         return (Value & AdTypeMask) == AdDisabled || (Value & (WritableBit | DirtyBit)) == WritableBit;

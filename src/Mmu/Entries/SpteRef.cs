@@ -14,6 +14,9 @@ public readonly ref struct SpteRef
 
     internal ref ulong Word => ref _word;
 
+    /// <summary>The entry behind this one in the same table.</summary>
+    internal SpteRef Next => new(ref Unsafe.Add(ref _word, 1));
+
     /// <summary>Atomic load. Anyone inside RCU or with mmu_lock.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public Spte Read([CallerMemberName] string site = "") => new(new AtomicWord(ref _word).Read(site));
