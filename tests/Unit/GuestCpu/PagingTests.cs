@@ -1,5 +1,3 @@
-using Iced.Intel;
-using Tdp.Cpu;
 using Tdp.Platform;
 using static Iced.Intel.AssemblerRegisters;
 

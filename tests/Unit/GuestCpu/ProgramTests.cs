@@ -1,5 +1,3 @@
-using System.Linq;
-using System.Threading;
 using Iced.Intel;
 using Tdp.Cpu;
 using Tdp.Platform;
