@@ -17,6 +17,7 @@ public sealed partial class GuestCpu : IVmxEngine
     private readonly LinearMemory _linear;
     private readonly BlockBuilder _builder;
     private readonly Dictionary<ulong, CodeBlock> _blocks = [];
+    private SeedStream? _random;
     private readonly JumpSlot[] _jumps = new JumpSlot[JumpSlots];
     private LogicalProcessor _lp = null!;
     private Vmcs _vmcs = null!;
@@ -25,6 +26,9 @@ public sealed partial class GuestCpu : IVmxEngine
     private LazyFlags _flags;
     private WriteTarget _rmwTarget;
     private ulong _nextRip;
+
+    // INT n went through its gate, which cleared TF: no single-step trap for it.
+    private bool _entered;
 
     // 1 while a repeated string instruction stops between two elements: it will retire later.
     private ulong _notRetired;
@@ -84,8 +88,14 @@ public sealed partial class GuestCpu : IVmxEngine
             // The instruction after STI or MOV SS, and every one under TF, runs alone.
             bool shadow = _state.StiShadow || _state.MovSsShadow;
             bool step = (_state.Rflags & Rflags.Trap) != 0;
+            _entered = false;
             if (FindBlock(_state.Rip, shadow || step ? 1 : CodeBlock.MaxInstructions) is { } block)
+            {
+                // RF lasts until one instruction has completed; a fault sets it again in what it pushes.
+                _state.Rflags &= ~Rflags.Resume;
                 Execute(block, shadow || step);
+            }
+
             if (_linear.Trap.Kind != TrapKind.None)
             {
                 if (!HandleTrap())
@@ -95,7 +105,7 @@ public sealed partial class GuestCpu : IVmxEngine
 
             if (shadow)
                 _state.StiShadow = _state.MovSsShadow = false;
-            if (step && !TryDeliverStep())
+            if (step && !_entered && !TryDeliverStep())
                 return;
         }
     }

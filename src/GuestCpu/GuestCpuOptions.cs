@@ -13,7 +13,7 @@ public enum SharedFetchPolicy : byte
 /// <summary>Choices that the architecture leaves to the implementation, for one vCPU. Immutable.</summary>
 public sealed record GuestCpuOptions
 {
-    /// <summary>Master seed of the streams that the CPU draws from (decisions section 8).</summary>
+    /// <summary>Master seed of the streams that the CPU draws from, one per vCPU number (decisions section 8).</summary>
     public ulong Seed { get; init; } = 1;
 
     /// <summary>Code and page tables in shared memory of a TD.</summary>

@@ -116,6 +116,8 @@ public sealed partial class GuestCpu
         _nextRip = frame[0];
         if (rpl != cpl)
             LeavePrivilege(rpl);
+        else
+            _linear.PrivilegeChanged();
         Fence.Full();
         return true;
     }

@@ -239,6 +239,8 @@ public sealed partial class GuestCpu
         if (bytes == 2)
             mask &= 0xFFFF;
         SetRflags((CurrentRflags() & ~(mask | Rflags.Resume | Rflags.VirtualInterrupt | Rflags.VirtualInterruptPending)) | (value & mask));
+        if (cpl == 3)
+            _linear.PrivilegeChanged();
         return true;
     }
 
@@ -312,10 +314,16 @@ public sealed partial class GuestCpu
 
     private void Pause()
     {
+        var spin = default(Spin);
+        if (Explore.On)
+        {
+            spin.Once(null, _spinning);
+            return;
+        }
+
         // The guest waits for another vCPU, whose thread may need this one's processor.
         if ((++_pauses & 15) != 0)
             return;
-        var spin = default(Spin);
         for (int turn = 0; turn < 12; turn++)
             spin.Once(null, _spinning);
     }

@@ -23,6 +23,7 @@ internal sealed partial class LinearMemory
     private GuestState _state = null!;
     private ulong _cr0, _cr3, _cr4, _efer, _eptp, _sharedEptp;
     private uint _flushCount;
+    private bool _checksAlignment;
 
     public LinearMemory(Machine machine, GuestCpuOptions options)
     {
@@ -65,10 +66,18 @@ internal sealed partial class LinearMemory
         PrivilegeChanged();
     }
 
-    /// <summary>Called when CPL changed.</summary>
+    /// <summary>Called when CPL changed, or EFLAGS.AC at CPL 3.</summary>
     public void PrivilegeChanged()
     {
         IsUser = _state.Cpl == 3;
+        _checksAlignment = IsUser && (_state.Rflags & Rflags.AlignmentCheck) != 0 && (_state.Cr0 & Cr0.AlignmentMask) != 0;
+        if (_checksAlignment)
+        {
+            // Alignment is looked at on the slow path only.
+            _userRead.Clear();
+            _userWrite.Clear();
+        }
+
         Read = IsUser ? _userRead : _kernelRead;
         Write = IsUser ? _userWrite : _kernelWrite;
     }
@@ -266,7 +275,7 @@ internal sealed partial class LinearMemory
 
     private void FillFront(FrontCache cache, ulong linear, ulong hpa)
     {
-        if (MayCache && _cacheable)
+        if (MayCache && _cacheable && !_checksAlignment)
             cache.Fill(linear, hpa, _memory.Record(hpa >> 12).Generation);
     }
 
@@ -274,7 +283,7 @@ internal sealed partial class LinearMemory
     {
         if (!IsCanonical(linear) || !IsCanonical(linear + (ulong)(size - 1)))
             return stack ? Trap.Raise(Vector.StackFault, 0) : Trap.GeneralProtection();
-        if (IsUser && (linear & (ulong)(size - 1)) != 0 && (_state.Rflags & Rflags.AlignmentCheck) != 0 && (_state.Cr0 & Cr0.AlignmentMask) != 0)
+        if (_checksAlignment && IsUser && (linear & (ulong)(size - 1)) != 0)
             return Trap.Raise(Vector.AlignmentCheck, 0);
         return true;
     }

@@ -203,6 +203,7 @@ public sealed partial class GuestCpu
         if (TryDeliver(new VmEvent { IsValid = true, Vector = vector, Type = type, InstructionLength = length }, 0))
         {
             _nextRip = _state.Rip;
+            _entered = true;
             return true;
         }
 

@@ -32,6 +32,11 @@ public sealed partial class GuestCpu
                 if (_state.Cpl != 0 && (_state.Cr4 & Cr4.PerformanceCounter) == 0)
                     return trap.GeneralProtection();
                 return _vmcs.RdpmcExits ? Exit(ExitReason.Rdpmc, op.Length) : trap.GeneralProtection();
+            case Mnemonic.Rdrand or Mnemonic.Rdseed:
+                _random ??= new SeedStream(_options.Seed, "rdrand", (ulong)_vmcs.VcpuId);
+                PutRegister(ref File, BlockBuilder.Reg(i.Op0Register), Log(BlockBuilder.Bytes(i, 0)), _random.Next());
+                _flags.Set(Rflags.Carry);
+                return true;
             case Mnemonic.Rdtsc or Mnemonic.Rdtscp:
                 return ReadTime(i.Mnemonic == Mnemonic.Rdtscp);
             case Mnemonic.Rdmsr:
