@@ -32,6 +32,9 @@ internal sealed class LpContext
     /// <summary>The vCPU that ran here last: another one's entry flushes (tdx-module 6.3).</summary>
     public TdVcpu? LastRun { get; set; }
 
+    /// <summary>Holds of TDVPR and TDR from VP.ENTER to the exit, when they were taken together; otherwise 0 and the three below.</summary>
+    public uint RunGroup;
+
     /// <summary>Held from VP.ENTER to the exit.</summary>
     public PageHold RunTdvpr;
 

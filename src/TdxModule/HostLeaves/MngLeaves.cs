@@ -127,7 +127,7 @@ public sealed partial class TdxModule
     {
         td.AddChildren(ctx.Id, 1);
         Machine.Ledger.ToModule(new Hpa(page), new Hkid(td.Hkid), td.Tdr);
-        _pamt.Release(ctx.Slot, ref hold, PamtEntry.Content(type, td.Tdr.Frame));
+        _pamt.Release(ctx.Slot, ref hold, PamtEntry.Content(type, td.Tdr.Frame, 0));
     }
 
     private TdxStatus MngVpFlushDone(LpContext ctx, ulong tdr)

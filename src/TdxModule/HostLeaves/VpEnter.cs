@@ -43,10 +43,15 @@ public sealed partial class TdxModule
         ulong flags = r.Rcx;
         if ((flags & ~(SeptEntry.Address | EnterRecoverabilityHint | EnterResumeL1)) != 0)
             return TdxStatus.OPERAND_INVALID | OperandId.RCX;
-        TdxStatus status = EnterVcpu(ctx, flags & SeptEntry.Address, OperandId.RCX, exclusive: false, tdrExclusive: false, out VcpuGate gate);
-        if (status.IsError)
-            return status;
-        status = OpenVcpu(ctx, ref gate, OpStates.Enter);
+        TdxStatus status = TdxStatus.SUCCESS;
+        if (!TryEnterVcpuAtOnce(ctx, flags & SeptEntry.Address, out VcpuGate gate))
+        {
+            status = EnterVcpu(ctx, flags & SeptEntry.Address, OperandId.RCX, exclusive: false, tdrExclusive: false, out gate);
+            if (status.IsError)
+                return status;
+            status = OpenVcpu(ctx, ref gate, OpStates.Enter);
+        }
+
         if (!status.IsError)
             status = Prepare(ctx, ref gate, flags, ref r);
         if (status.Value != 0)
@@ -59,6 +64,7 @@ public sealed partial class TdxModule
         LoadGuestRegisters(ctx, gate.Vcpu, flags, r);
 
         // TDR and TDVPR stay shared for the whole run: whoever needs one alone is busy until the exit (tdx-module 0.4, fact 7).
+        ctx.RunGroup = gate.Group;
         ctx.RunTdvpr = gate.Tdvpr;
         ctx.RunTdr = gate.Tdr;
         ctx.RunTdrHold = gate.TdrHold;
@@ -66,6 +72,38 @@ public sealed partial class TdxModule
         ctx.Current = gate.Vcpu;
         entered = gate.Vcpu;
         return TdxStatus.SUCCESS;
+    }
+
+    // Steps 3 to 5 with one fence, if nothing is unusual; any failure is left to the ordered way, which names it.
+    private bool TryEnterVcpuAtOnce(LpContext ctx, ulong tdvpr, out VcpuGate gate)
+    {
+        gate = default;
+        if (Explore.On || !_pamt.IsLegal(tdvpr) || !_pamt.Covers(tdvpr))
+            return false;
+        ulong entry = _pamt.Entry4K(tdvpr);
+        if (PamtEntry.TypeOf(_pamt.Word(entry).Read()) != PageType.TDVPR)
+            return false;
+        if (_vcpus.Find(_memory.Record(tdvpr >> 12).Tag) is not { } vcpu)
+            return false;
+        TdControl td = vcpu.Td;
+        ulong tdrEntry = _pamt.Entry4K(td.Tdr.Value);
+        if (!SharedGroup.TryTake(ctx.Slot, ref _memory.Word(entry), ref _memory.Word(tdrEntry), ref td.OpStateLock, out uint holds))
+            return false;
+
+        // Judged again under the locks: a vCPU page still is one, and then its TD still exists.
+        if (PamtEntry.TypeOf(_pamt.Word(entry).PlainRead()) == PageType.TDVPR
+            && ReferenceEquals(_vcpus.Find(_memory.Record(tdvpr >> 12).Tag), vcpu)
+            && TdControl.IsOpen(td.State.Read(), OpStates.Enter))
+        {
+            gate.Vcpu = vcpu;
+            gate.Td = td;
+            gate.Group = holds;
+            gate.HasOpState = true;
+            return true;
+        }
+
+        SharedGroup.Release(ctx.Slot, holds);
+        return false;
     }
 
     // Steps 6 to 14. A status that is not zero means "do not enter"; 48 is the filter's EPT violation.
@@ -205,6 +243,12 @@ public sealed partial class TdxModule
         vcpu.State = next;
         vcpu.Td.Epoch.Add(unchecked(0UL - EpochWord.OneVcpu(vcpu.Epoch)));
         ctx.Current = null;
+        if (ctx.RunGroup != 0)
+        {
+            SharedGroup.Release(ctx.Slot, ctx.RunGroup);
+            return;
+        }
+
         _pamt.Lock(ctx.RunTdr).ReleaseShared(ctx.Slot, ctx.RunTdrHold);
         _pamt.Release(ctx.Slot, ref ctx.RunTdvpr);
     }

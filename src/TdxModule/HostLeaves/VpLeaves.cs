@@ -84,6 +84,12 @@ public sealed partial class TdxModule
 
     private void LeaveVcpu(LpContext ctx, ref VcpuGate gate)
     {
+        if (gate.Group != 0)
+        {
+            SharedGroup.Release(ctx.Slot, gate.Group);
+            return;
+        }
+
         LeaveOpState(ctx, ref gate);
         if (gate.Tdr != 0 && gate.TdrExclusive)
             _pamt.Lock(gate.Tdr).ReleaseExclusive();
@@ -94,7 +100,14 @@ public sealed partial class TdxModule
 
     private static void LeaveOpState(LpContext ctx, ref VcpuGate gate)
     {
-        if (gate.HasOpState)
+        if (gate.Group != 0)
+        {
+            // Published last, so it is the highest.
+            uint opState = 0x8000_0000u >> System.Numerics.BitOperations.LeadingZeroCount(gate.Group);
+            SharedGroup.Release(ctx.Slot, opState);
+            gate.Group ^= opState;
+        }
+        else if (gate.HasOpState)
             new TryLock(ref gate.Td.OpStateLock).ReleaseShared(ctx.Slot, gate.OpState);
         gate.HasOpState = false;
     }
@@ -241,6 +254,9 @@ internal struct VcpuGate
     public TdVcpu Vcpu;
     public TdControl Td;
     public PageHold Tdvpr;
+
+    /// <summary>Hazard holds of TDVPR, TDR and OP_STATE taken together; 0 when taken one by one.</summary>
+    public uint Group;
 
     /// <summary>PAMT entry of the TDR; 0 when it is not held.</summary>
     public ulong Tdr;

@@ -201,7 +201,7 @@ internal sealed class Pamt
         {
             ulong word = Word(entry).PlainRead();
             PageType type = PamtEntry.TypeOf(word);
-            if ((word & TryLock.Exclusive) != 0 || (type == PageType.TDR && Lock(entry).IsShared(slot)))
+            if ((word & TryLock.Exclusive) != 0 || (PamtEntry.IsRoot(type) && Lock(entry).IsShared(slot)))
                 return TdxStatus.OPERAND_BUSY | operand;
             if (type != PageType.NDA)
                 status = TdxStatus.PAGE_METADATA_INCORRECT | operand;

@@ -43,9 +43,12 @@ internal static class PamtEntry
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong Content(PageType type, ulong ownerFrame) => ((ulong)type << 16) | (ownerFrame << 24);
 
-    /// <summary>Word 0 of an entry at a level; above 4 KiB, and for a TDR, the lock is biased.</summary>
+    /// <summary>Word 0 of an entry at a level; above 4 KiB, and for the root pages of TDs and vCPUs, the lock is biased.</summary>
     public static ulong Content(PageType type, ulong ownerFrame, int level) =>
-        Content(type, ownerFrame) | (level > 0 || type == PageType.TDR ? TryLock.Biased : 0);
+        Content(type, ownerFrame) | (level > 0 || IsRoot(type) ? TryLock.Biased : 0);
+
+    /// <summary>TDR and TDVPR pages: shared by calls without the entries above them.</summary>
+    public static bool IsRoot(PageType type) => type is PageType.TDR or PageType.TDVPR;
 
     /// <summary>The word of a page given back: type NDA, owner left as it was (tdx-module 11, quirk 11), lock of its size.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

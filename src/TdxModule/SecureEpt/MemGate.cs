@@ -66,7 +66,8 @@ public sealed partial class TdxModule
         ulong entry = _pamt.Entry4K(tdr);
         if (PamtEntry.TypeOf(_pamt.Word(entry).Read()) != PageType.TDR)
             return false;
-        TdControl td = _tds[_memory.Record(tdr >> 12).Tag];
+        if (_tds.Find(_memory.Record(tdr >> 12).Tag) is not { } td)
+            return false;
         ref ulong tdrLock = ref _memory.Word(entry);
         ref ulong treeLock = ref td.OpStateLock;
         if (tree == TreeUse.Shared)
@@ -79,7 +80,7 @@ public sealed partial class TdxModule
         // The entry is judged again under the lock: it may have stopped being a TDR, or be another TD's by now.
         ulong state = td.State.Read();
         if (PamtEntry.TypeOf(_pamt.Word(entry).PlainRead()) == PageType.TDR
-            && ReferenceEquals(_tds[_memory.Record(tdr >> 12).Tag], td)
+            && ReferenceEquals(_tds.Find(_memory.Record(tdr >> 12).Tag), td)
             && TdControl.IsOpen(state, allowed)
             && PageInfo.IsLegal(pageInfo, minLevel, maxLevel == ToRoot ? td.RootLevel : maxLevel)
             && (pageInfo & td.IllegalGpaBits) == 0

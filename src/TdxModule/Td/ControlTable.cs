@@ -21,6 +21,12 @@ internal sealed class ControlTable<T>
         get => _chunks[number >> ChunkBits]![number & ((1 << ChunkBits) - 1)]!;
     }
 
+    /// <summary>
+    /// What a number stands for, or null: for a caller that does not hold the root page yet, so that the number may be anything.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public T? Find(uint number) => number >> ChunkBits < 1 << 12 && _chunks[number >> ChunkBits] is { } chunk ? chunk[number & ((1 << ChunkBits) - 1)] : null;
+
     /// <summary>Reserves a number, then stores what <paramref name="make"/> builds for it.</summary>
     public uint Add(Func<int, T> make)
     {

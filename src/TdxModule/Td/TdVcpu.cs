@@ -107,7 +107,11 @@ internal sealed class TdVcpu
     /// <param name="isNew">True when it was not associated before: its translations are then not stale.</param>
     public bool TryAssociate(int lp, out bool isNew)
     {
-        ulong found = NoProcessor;
+        ulong found = _words.Word(1).Read();
+        isNew = false;
+        if (found == (ulong)lp)
+            return true;
+        found = NoProcessor;
         isNew = _words.Word(1).CompareExchange(ref found, (ulong)lp);
         if (isNew)
         {
