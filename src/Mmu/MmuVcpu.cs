@@ -12,6 +12,8 @@ public sealed class MmuVcpu
     /// <summary>What one fault can consume: a table for each level.</summary>
     internal const int NeededPerFault = 5;
 
+    // Fewer than there is room for: a table taken soon after it was filled is still in the processor's cache.
+    private const int RefillTo = 9;
     private readonly uint[] _tables = new uint[CacheCapacity];
     private readonly Hpa[] _external = new Hpa[CacheCapacity];
     private readonly int _externalNeeded;
@@ -91,7 +93,7 @@ public sealed class MmuVcpu
     private bool Refill()
     {
         if (_tableCount < NeededPerFault)
-            _tableCount += Mmu.Tables.TakeMany(Actor, _tables.AsSpan(_tableCount));
+            _tableCount += Mmu.Tables.TakeMany(Actor, _tables.AsSpan(_tableCount, RefillTo - _tableCount));
         if (_externalCount < _externalNeeded)
             _externalCount += Mmu.Machine.Frames.TakeMany(Actor, FrameUse.Kernel, _external.AsSpan(_externalCount));
         return _tableCount >= NeededPerFault && _externalCount >= _externalNeeded;

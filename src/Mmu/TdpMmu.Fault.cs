@@ -202,12 +202,8 @@ public sealed partial class TdpMmu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private FaultResult MapAtGoal(ref Fault fault, Root root, scoped SpteRef entry, Spte old, int level)
     {
-        if (old.IsFrozen)
-            return FaultResult.Retry;
-        if (Checks.On && old.Value == Spte.PoisonValue)
-            return MetFreedTable(fault.Gfn);
-        if (old.IsPresent && (fault.Prefetch || Allows(fault, old)) && old.IsLast(new Level(level)))
-            return SpuriousAt(ref fault, old);
+        if (old != Spte.NonPresent && MeetsOther(ref fault, old, level, out FaultResult met))
+            return met;
         ulong gfn = fault.Gfn.Value & (ulong.MaxValue << (9 * (level - 1)));
         Spte @new;
         bool writeProtected = false;
@@ -238,12 +234,24 @@ public sealed partial class TdpMmu
     private static bool Allows(in Fault fault, Spte spte) =>
         fault.Exec ? spte.IsExecutable : fault.Write ? spte.IsWritable : (spte.Value & Spte.Readable) != 0;
 
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private FaultResult SpuriousAt(ref Fault fault, Spte old)
+    // The entry is not a plain hole. True: the fault ends here. Frozen is somebody else's; a leaf that allows the access was somebody else's work.
+    private bool MeetsOther(ref Fault fault, Spte old, int level, out FaultResult result)
     {
+        result = FaultResult.Retry;
+        if (old.IsFrozen)
+            return true;
+        if (Checks.On && old.Value == Spte.PoisonValue)
+        {
+            MetFreedTable(fault.Gfn);
+            return true;
+        }
+
+        if (!old.IsLeaf(new Level(level)) || !(fault.Prefetch || Allows(fault, old)))
+            return false;
         if (old.Pfn != fault.Pfn)
             Warn($"gfn {fault.Gfn}: a fault for page 0x{fault.Pfn:x} found a leaf of page 0x{old.Pfn:x}");
-        return FaultResult.Spurious;
+        result = FaultResult.Spurious;
+        return true;
     }
 
     // The page cannot be made writable because its writes are tracked, or it can and the dirty log must know now. Dirty logging keeps leaves at 4K.
@@ -284,11 +292,7 @@ public sealed partial class TdpMmu
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private FaultResult MetFreedTable(Gfn gfn)
-    {
-        Machine.Findings.Add("I45", $"a fault at gfn {gfn} walked into a freed table");
-        return FaultResult.Retry;
-    }
+    private void MetFreedTable(Gfn gfn) => Machine.Findings.Add("I45", $"a fault at gfn {gfn} walked into a freed table");
 
     // False: retry. A frozen entry on the way is somebody else's: nothing is allocated, nothing changed (I52).
     [MethodImpl(MethodImplOptions.NoInlining)]

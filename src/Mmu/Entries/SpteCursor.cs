@@ -74,12 +74,16 @@ internal ref struct SpteCursor
         while (level != goal)
         {
             ulong entry = new AtomicWord(ref word).Read();
-            bool known = (entry & (Spte.PresentBit | Spte.LargeBit)) == Spte.PresentBit;
-            if (known)
-                entry = new AtomicWord(ref word).Read();
-            if ((entry & (Spte.PresentBit | Spte.LargeBit)) != Spte.PresentBit)
+            if (!IsTableEntry(entry))
             {
-                stop = new SpteCursor(ref known ? ref Unsafe.NullRef<ulong>() : ref word, table, level, new Spte(entry));
+                stop = new SpteCursor(ref word, table, level, new Spte(entry));
+                return ref Unsafe.NullRef<ulong>();
+            }
+
+            entry = new AtomicWord(ref word).Read();
+            if (!IsTableEntry(entry))
+            {
+                stop = new SpteCursor(ref Unsafe.NullRef<ulong>(), table, level, new Spte(entry));
                 return ref Unsafe.NullRef<ulong>();
             }
 
@@ -110,6 +114,9 @@ internal ref struct SpteCursor
 
     /// <summary>Address of the entry.</summary>
     internal readonly ulong AddressFor(ulong rawGfn) => _table + OffsetOf(rawGfn, _level);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool IsTableEntry(ulong entry) => (entry & (Spte.PresentBit | Spte.LargeBit)) == Spte.PresentBit;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static ulong OffsetOf(ulong rawGfn, int level) => (rawGfn >> (9 * (level - 1)) & 511) << 3;
