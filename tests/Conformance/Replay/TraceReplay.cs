@@ -1,7 +1,5 @@
 using System.Globalization;
 using System.Linq;
-using Tdp.Module;
-using Tdp.Platform;
 
 namespace Tdp.Tests.Conformance;
 
