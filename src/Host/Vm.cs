@@ -37,7 +37,8 @@ public sealed record VmOptions
 /// </summary>
 /// <remarks>
 /// Locks, outer to inner (tdp-mmu 7.1): cpus_read_lock, kvm->lock, every vcpu->mutex, slots_lock, slots_arch_lock, guest_memfd invalidate lock, mmu_lock,
-/// tdp_mmu_pages_lock. slots_lock, kvm->lock and vcpu->mutex are never taken inside an SRCU section; a vCPU holds SRCU for the whole of its time outside the guest.
+/// tdp_mmu_pages_lock. slots_lock, kvm->lock and vcpu->mutex are never taken inside an SRCU section; a vCPU holds SRCU for the whole of its time outside
+/// the guest.
 /// </remarks>
 public sealed class Vm
 {
@@ -223,7 +224,8 @@ public sealed class Vm
     }
 
     /// <summary>
-    /// The VM dies without this being a bug of the host: the guest did something fatal (tdp-mmu 5.8 "unexpected pending"), or the run makes no progress (decisions D23).
+    /// The VM dies without this being a bug of the host: the guest did something fatal (tdp-mmu 5.8 "unexpected pending"), or the run makes no progress
+    /// (decisions D23).
     /// </summary>
     public void Kill(Actor actor, string reason)
     {

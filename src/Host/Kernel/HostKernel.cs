@@ -23,6 +23,7 @@ public sealed class HostKernel
     private const int MinTdxKeyIds = 2;
     private readonly SharedCell<TdxModuleState> _state = new("tdx_module_status");
     private readonly bool[] _lpInitialized;
+    private readonly SyncGate _gate = new();
     private Errno? _sysInit;
     private int _vms;
 
@@ -82,7 +83,11 @@ public sealed class HostKernel
     public bool HasVpInitVersion1 => (TdxFeatures & (1UL << 20)) != 0;
 
     /// <summary>Number for the next VM.</summary>
-    internal int NextVmNumber() => ++_vms;
+    internal int NextVmNumber()
+    {
+        using (_gate.Hold())
+            return ++_vms;
+    }
 
     /// <summary>
     /// The whole bring-up as KVM's module load does it: VMXON and tdx_cpu_enable on every processor, then tdx_enable. Idempotent.

@@ -86,5 +86,6 @@ public sealed class SeamcallPort
 
     /// <summary>One line: leaf, operands, status.</summary>
     public static string Describe(in SeamRegisters request, TdxStatus status) =>
-        $"SEAMCALL ({((TdhLeaf)(ushort)request.Rax).FullName()}) failed: {status} (0x{status.Value:x16}), RCX 0x{request.Rcx:x} RDX 0x{request.Rdx:x} R8 0x{request.R8:x} R9 0x{request.R9:x}";
+        $"SEAMCALL ({((TdhLeaf)(ushort)request.Rax).FullName()}) failed: {status} (0x{status.Value:x16}), "
+        + $"RCX 0x{request.Rcx:x} RDX 0x{request.Rdx:x} R8 0x{request.R8:x} R9 0x{request.R9:x}";
 }

@@ -108,12 +108,12 @@ public sealed class GuestMemfd
     public void Poison(Actor actor, ulong page)
     {
         InvalidateLock.EnterRead(actor);
-        foreach (Binding binding in Intersecting(page, page + 1))
-        {
+        List<Binding> bindings = Intersecting(page, page + 1);
+        foreach (Binding binding in bindings)
             binding.Vm.Memory.BeginInvalidation(actor, binding.RangeOf(page, page + 1), AliasFilter.Private);
-            _index[page].Or(Poisoned);
+        _index[page].Or(Poisoned);
+        foreach (Binding binding in bindings)
             binding.Vm.Memory.EndInvalidation(actor);
-        }
 
         InvalidateLock.ExitRead(actor);
     }

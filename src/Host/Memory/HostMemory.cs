@@ -245,8 +245,10 @@ public sealed class HostMemory
     {
         if (region.IsHuge && TryFaultHuge(actor, region, page))
         {
+            // A discard may have emptied it again at once.
             word = region.Table[page].Read();
-            return Errno.None;
+            if ((word & Present) != 0)
+                return Errno.None;
         }
 
         if (!_frames.TryTakeZeroed(actor, FrameUse.HostShared, out Hpa frame))
@@ -259,12 +261,24 @@ public sealed class HostMemory
         return Errno.None;
     }
 
-    // A 2 MiB block that is still empty gets one aligned run. Its words are filled one by one; a racing 4K fault makes the rest of the block 4K pages.
+    // A whole block is filled under mmap_lock: a discard in its middle would leave a block that claims to be one frame and is not.
     private bool TryFaultHuge(Actor actor, Region region, ulong page)
     {
         ulong first = page & ~511UL;
         if (first + 512 > region.Pages)
             return false;
+        bool isHeld = MmapLock.IsReadHeld(actor);
+        if (!isHeld)
+            MmapLock.EnterRead(actor);
+        bool done = TryFillBlock(actor, region, first);
+        if (!isHeld)
+            MmapLock.ExitRead(actor);
+        return done;
+    }
+
+    // A block that is still empty gets one aligned run. Its words are filled one by one; a racing 4K fault makes the rest of the block 4K pages.
+    private bool TryFillBlock(Actor actor, Region region, ulong first)
+    {
         for (ulong i = 0; i < 512; i++)
         {
             if (region.Table[first + i].Read() != 0)

@@ -22,7 +22,8 @@ public enum MemslotFlags : uint
 
 /// <summary>The argument of KVM_SET_USER_MEMORY_REGION2.</summary>
 /// <param name="Id">Slot number; bits 31:16 choose the address space.</param>
-/// <param name="Flags">User flags: <see cref="MemslotFlags.LogDirtyPages"/>, <see cref="MemslotFlags.ReadOnly"/>, <see cref="MemslotFlags.GuestMemfd"/>.</param>
+/// <param name="Flags">User flags: <see cref="MemslotFlags.LogDirtyPages"/>, <see cref="MemslotFlags.ReadOnly"/>, <see
+/// cref="MemslotFlags.GuestMemfd"/>.</param>
 /// <param name="GuestPhysicalAddress">First byte of guest memory, page-aligned, without the alias bit.</param>
 /// <param name="MemorySize">Bytes; 0 deletes the slot.</param>
 /// <param name="UserspaceAddress">Host virtual address of the memory behind the shared alias.</param>

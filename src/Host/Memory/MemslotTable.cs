@@ -108,7 +108,8 @@ public sealed class MemslotTable
     /// <summary>Generation; bit 63 while an update is in progress.</summary>
     public ulong Generation => _generation.Read();
 
-    /// <summary>Publishes another set (KVM: kvm_swap_active_memslots). Caller holds slots_lock and slots_arch_lock; the latter is dropped before waiting.</summary>
+    /// <summary>Publishes another set (KVM: kvm_swap_active_memslots). Caller holds slots_lock and slots_arch_lock; the latter is dropped before
+    /// waiting.</summary>
     internal void Swap(Actor actor, Vm vm, MemslotSet next)
     {
         int inactive = _active.Read() ^ 1;

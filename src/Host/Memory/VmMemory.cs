@@ -4,10 +4,8 @@ namespace Tdp.Host;
 /// The memory ioctls of a VM: memory regions (tdp-mmu 6.5), attributes (6.10), pre-fault (5.9), and the invalidation protocol they share with guest_memfd and
 /// the notifier (6.6, 7.6).
 /// </summary>
-public sealed class VmMemory
+public sealed partial class VmMemory
 {
-    private const MemslotFlags UserFlags = MemslotFlags.LogDirtyPages | MemslotFlags.ReadOnly | MemslotFlags.GuestMemfd;
-    private const int MaxSlots = 32764;
     private readonly Vm _vm;
     private readonly Func<Gfn, bool> _isPrivate;
 
@@ -20,36 +18,9 @@ public sealed class VmMemory
     /// <summary>Conversions that changed something, to shared and to private, and the pages they covered.</summary>
     public (long ToShared, long ToPrivate, long Pages) Conversions { get; private set; }
 
-    /// <summary>KVM_SET_USER_MEMORY_REGION2: creates, deletes, moves a slot, or changes its flags. Takes slots_lock; waits for SRCU.</summary>
-    /// <returns>
-    /// -EINVAL impossible or refused change, -EEXIST overlap or file range bound, -ENOMEM, -EIO dead VM. On an error nothing has changed.
-    /// </returns>
-    public Errno SetUserMemoryRegion(Actor actor, in UserMemoryRegion region)
-    {
-        _vm.SlotsLock.Enter(actor);
-        try
-        {
-            if (_vm.IsDead)
-                return Errno.EIO;
-            Errno valid = Validate(region);
-            if (valid != Errno.None)
-                return valid;
-            MemslotTable table = _vm.SlotsOf(region.AddressSpace);
-            Memslot? old = table.Active.ById(region.Slot);
-            if (region.MemorySize == 0)
-                return old is null ? Errno.EINVAL : Delete(actor, table, old);
-            if (old is null)
-                return CreateSlot(actor, table, region);
-            return Modify(actor, table, old, region);
-        }
-        finally
-        {
-            _vm.SlotsLock.Exit(actor);
-        }
-    }
-
     /// <summary>
-    /// KVM_SET_MEMORY_ATTRIBUTES: makes a range private or shared (conversion, tdp-mmu 6.10). Zaps the old alias only and the range only (I58, I59); content is not
+    /// KVM_SET_MEMORY_ATTRIBUTES: makes a range private or shared (conversion, tdp-mmu 6.10). Zaps the old alias only and the range only (I58, I59);
+    /// content is not
     /// copied. Takes slots_lock, and mmu_lock twice.
     /// </summary>
     /// <param name="actor">Who; in a TD it stands on a processor.</param>
@@ -92,7 +63,8 @@ public sealed class VmMemory
     /// <param name="vcpu">Whose roots are used.</param>
     /// <param name="gpa">First byte, page-aligned; advanced by what was done.</param>
     /// <param name="size">Bytes; reduced by what was done.</param>
-    /// <returns>Success if at least one page was done; -EINVAL, -EOPNOTSUPP before finalize, -EAGAIN on a dying slot, -ENOENT MMIO, -EFAULT, -EINTR, -EIO.</returns>
+    /// <returns>Success if at least one page was done; -EINVAL, -EOPNOTSUPP before finalize, -EAGAIN on a dying slot, -ENOENT MMIO, -EFAULT, -EINTR,
+    /// -EIO.</returns>
     public Errno PreFault(Actor actor, Vcpu vcpu, ref ulong gpa, ref ulong size)
     {
         if (((gpa | size) & 0xFFF) != 0 || size == 0 || gpa + size < gpa)
@@ -133,7 +105,8 @@ public sealed class VmMemory
     }
 
     /// <summary>
-    /// First half of an invalidation that is not a conversion's: count up, range, unmap, flush, all under mmu_lock write (tdp-mmu 6.12). Faults on the range retry until
+    /// First half of an invalidation that is not a conversion's: count up, range, unmap, flush, all under mmu_lock write (tdp-mmu 6.12). Faults on the
+    /// range retry until
     /// <see cref="EndInvalidation"/>.
     /// </summary>
     internal void BeginInvalidation(Actor actor, GfnRange range, AliasFilter aliases)
@@ -254,154 +227,5 @@ public sealed class VmMemory
                     return Errno.EIO;
             }
         }
-    }
-
-    private Errno Validate(in UserMemoryRegion region)
-    {
-        if ((region.Flags & ~UserFlags) != 0 || region.AddressSpace >= _vm.AddressSpaces || region.Slot >= MaxSlots)
-            return Errno.EINVAL;
-        if (((region.GuestPhysicalAddress | region.MemorySize | region.UserspaceAddress) & 0xFFF) != 0)
-            return Errno.EINVAL;
-        bool isMemfd = (region.Flags & MemslotFlags.GuestMemfd) != 0;
-        if (isMemfd != (region.Memfd is not null && region.MemorySize != 0) && (region.MemorySize != 0 || isMemfd))
-            return Errno.EINVAL;
-
-        // Private memory can be neither logged nor read-only, and a TD has no read-only slots at all (tdp-mmu 6.13).
-        if (isMemfd && (region.Flags & (MemslotFlags.LogDirtyPages | MemslotFlags.ReadOnly)) != 0)
-            return Errno.EINVAL;
-        if (_vm.IsTd && (region.Flags & MemslotFlags.ReadOnly) != 0)
-            return Errno.EINVAL;
-        ulong end = region.GuestPhysicalAddress + region.MemorySize;
-        if (end < region.GuestPhysicalAddress || end > 1UL << _vm.GpaWidth || end >> 12 > _vm.Mmu.EndOfGfns)
-            return Errno.EINVAL;
-        if (_vm.IsTd && region.MemorySize != 0
-            && (_vm.AliasBit.Of(new Gpa(region.GuestPhysicalAddress)) == Alias.Shared || _vm.AliasBit.Of(new Gpa(end - 1)) == Alias.Shared))
-            return Errno.EINVAL;
-        return isMemfd && (region.MemfdOffset & 0xFFF) != 0 ? Errno.EINVAL : Errno.None;
-    }
-
-    private Errno CreateSlot(Actor actor, MemslotTable table, in UserMemoryRegion region)
-    {
-        var slot = new Memslot(_vm, region, region.Flags);
-        if (table.Active.Overlaps(slot.Range, slot.Id))
-            return Errno.EEXIST;
-        if (slot.Memfd is { } file)
-        {
-            Errno bound = file.Bind(actor, slot);
-            if (bound != Errno.None)
-                return bound;
-        }
-
-        Errno prepared = PrepareDirtyLog(actor, slot);
-        if (prepared != Errno.None)
-        {
-            slot.Memfd?.Unbind(actor, slot);
-            return prepared;
-        }
-
-        if (_vm.Attributes is not null)
-            slot.Mmu.InitMixed(_isPrivate);
-        Publish(actor, table, table.Active.With(slot));
-        return Errno.None;
-    }
-
-    // DELETE: nobody may install a mapping of the slot once it is INVALID everywhere, so what is zapped then stays zapped (I61).
-    private Errno Delete(Actor actor, MemslotTable table, Memslot old)
-    {
-        Publish(actor, table, table.Active.With(old.With(old.Flags | MemslotFlags.Invalid)));
-        ZapSlot(actor, old);
-        Publish(actor, table, table.Active.Without(old.Id));
-        old.Memfd?.Unbind(actor, old);
-        old.DirtyBitmap?.Free();
-        return Errno.None;
-    }
-
-    private Errno Modify(Actor actor, MemslotTable table, Memslot old, in UserMemoryRegion region)
-    {
-        if (old.Memfd is not null || region.Memfd is not null)
-            return Errno.EINVAL;
-        if (region.MemorySize >> 12 != old.Pages || region.UserspaceAddress != old.UserspaceAddress
-            || ((region.Flags ^ old.Flags) & MemslotFlags.ReadOnly) != 0)
-            return Errno.EINVAL;
-        bool isMove = region.GuestPhysicalAddress >> 12 != old.BaseGfn.Value;
-        if (!isMove && region.Flags == old.Flags)
-            return Errno.None;
-        return isMove ? Move(actor, table, old, region) : ChangeFlags(actor, table, old, region.Flags);
-    }
-
-    private Errno Move(Actor actor, MemslotTable table, Memslot old, in UserMemoryRegion region)
-    {
-        var slot = new Memslot(_vm, region, region.Flags);
-        if (table.Active.Overlaps(slot.Range, slot.Id))
-            return Errno.EEXIST;
-        Errno prepared = PrepareDirtyLog(actor, slot);
-        if (prepared != Errno.None)
-            return prepared;
-        Publish(actor, table, table.Active.With(old.With(old.Flags | MemslotFlags.Invalid)));
-        ZapSlot(actor, old);
-        Publish(actor, table, table.Active.With(slot));
-        old.DirtyBitmap?.Free();
-        return Errno.None;
-    }
-
-    private Errno ChangeFlags(Actor actor, MemslotTable table, Memslot old, MemslotFlags flags)
-    {
-        Memslot slot = old.With(flags);
-        bool logs = (flags & MemslotFlags.LogDirtyPages) != 0;
-        if (!logs)
-            slot.DirtyBitmap = null;
-        Errno prepared = PrepareDirtyLog(actor, slot);
-        if (prepared != Errno.None)
-            return prepared;
-
-        // Before the slot is published: a fault that sees the new slot must keep its leaves at 4K.
-        slot.Mmu.IsDirtyLogged = logs;
-        Publish(actor, table, table.Active.With(slot));
-        if (logs)
-            ArmDirtyLog(actor, slot.Mmu);
-        else
-            old.DirtyBitmap?.Free();
-        return Errno.None;
-    }
-
-    // There is no page-modification log: W goes from every leaf, and the flush is always made, outside mmu_lock (tdp-mmu 6.7).
-    private void ArmDirtyLog(Actor actor, MmuSlot slot)
-    {
-        _vm.Mmu.MmuLock.EnterRead(actor);
-        _vm.Mmu.WriteProtectSlot(actor, slot, Level.K4);
-        _vm.Mmu.MmuLock.ExitRead(actor);
-        _vm.Mmu.FlushRemoteTlbs(actor);
-    }
-
-    private Errno PrepareDirtyLog(Actor actor, Memslot slot)
-    {
-        bool logs = (slot.Flags & MemslotFlags.LogDirtyPages) != 0;
-        slot.Mmu.IsDirtyLogged = logs;
-        if (!logs || slot.DirtyBitmap is not null)
-            return Errno.None;
-        slot.DirtyBitmap = WordRun.TryCreate(_vm.Kernel.Machine, actor, (slot.Pages + 63) >> 6);
-        return slot.DirtyBitmap is null ? Errno.ENOMEM : Errno.None;
-    }
-
-    private void Publish(Actor actor, MemslotTable table, MemslotSet next)
-    {
-        // Released inside, before the wait for SRCU.
-        _vm.SlotsArchLock.Enter(actor);
-        table.Swap(actor, _vm, next);
-    }
-
-    // No invalidation in progress is needed: faults that see the INVALID slot retry, older ones have left their SRCU section (tdp-mmu 6.5).
-    private void ZapSlot(Actor actor, Memslot slot)
-    {
-        if (!_vm.IsTd && _vm.Options.SlotZapAllQuirk)
-        {
-            _vm.Mmu.ZapAllFast(actor);
-            return;
-        }
-
-        _vm.Mmu.MmuLock.EnterWrite(actor);
-        if (_vm.Mmu.UnmapRange(actor, slot.Range, AliasFilter.Both, addressSpace: slot.AddressSpace))
-            _vm.Mmu.FlushRemoteTlbs(actor);
-        _vm.Mmu.MmuLock.ExitWrite(actor);
     }
 }

@@ -5,9 +5,11 @@ namespace Tdp.Host;
 /// </summary>
 /// <remarks>
 /// <list type="bullet">
-/// <item>To present, mmu_lock read, entry frozen by the caller: SEPT.ADD, PAGE.AUG, or PAGE.ADD before finalize. BUSY is answered with Busy: the MMU restores the entry
+/// <item>To present, mmu_lock read, entry frozen by the caller: SEPT.ADD, PAGE.AUG, or PAGE.ADD before finalize. BUSY is answered with Busy: the MMU
+/// restores the entry
 /// and the fault retries. Other vCPUs' calls, their guests' TDCALLs and VP.ENTER may be what was busy.</item>
-/// <item>Leaf removal, mmu_lock write: BLOCK, TRACK, kick, REMOVE, WBINVD. BUSY is retried once with every vCPU locked out (wait_for_sept_zap) and must then succeed (I29).
+/// <item>Leaf removal, mmu_lock write: BLOCK, TRACK, kick, REMOVE, WBINVD. BUSY is retried once with every vCPU locked out (wait_for_sept_zap) and must
+/// then succeed (I29).
 /// TRACK and its kick are one unit; units are serialized by mmu_lock write, so no vCPU is ever left two epochs behind (I27, I28).</item>
 /// <item>Table removal: only after the KeyID is gone (I69).</item>
 /// </list>

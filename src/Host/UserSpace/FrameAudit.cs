@@ -1,7 +1,8 @@
 namespace Tdp.Host;
 
 /// <summary>
-/// The books after teardown: every frame of the machine by use, and every frame about which ledger and PAMT say different things (I34, I71, TM01). At quiescence only.
+/// The books after teardown: every frame of the machine by use, and every frame about which ledger and PAMT say different things (I34, I71, TM01). At
+/// quiescence only.
 /// </summary>
 public sealed record FrameAudit
 {

@@ -3,7 +3,8 @@ using System.Globalization;
 namespace Tdp.Host;
 
 /// <summary>
-/// The shortest whole path of a TD, as text: boots a host, builds a TD whose guest is a script, faults and accepts one page, tears everything down. The entry point through which a
+/// The shortest whole path of a TD, as text: boots a host, builds a TD whose guest is a script, faults and accepts one page, tears everything down. The
+/// entry point through which a
 /// copy of the sources that was compiled in memory proves that it works (decisions D19, D31).
 /// </summary>
 public static class ScriptedFault
@@ -30,8 +31,13 @@ public static class ScriptedFault
         ulong read = guest!.Values.Count == 1 ? guest.Values[0] : 0;
         bool isRight = report.Outcome == RunOutcome.ScriptEnd && read == Pattern && report.PagesAugmented == 1 && report.PagesAccepted == 1
             && report.PagesRemoved == 1 && report.IsClean;
-        return string.Create(
+        string counts = string.Create(
             CultureInfo.InvariantCulture,
-            $"{(isRight ? "ok" : "wrong")}: outcome {report.Outcome}, read 0x{read:x}, private faults {report.Faults.Private}, augmented {report.PagesAugmented}, accepted {report.PagesAccepted}, removed {report.PagesRemoved}, leaks {report.Leaks.Count}, findings {report.Findings.Count}, disagreements {report.Frames.DisagreementCount}{(report.Message is null ? "" : ", " + report.Message)}");
+            $"private faults {report.Faults.Private}, augmented {report.PagesAugmented}, accepted {report.PagesAccepted}, removed {report.PagesRemoved}");
+        string books = string.Create(
+            CultureInfo.InvariantCulture,
+            $"leaks {report.Leaks.Count}, findings {report.Findings.Count}, disagreements {report.Frames.DisagreementCount}");
+        string message = report.Message is null ? "" : ", " + report.Message;
+        return $"{(isRight ? "ok" : "wrong")}: outcome {report.Outcome}, read 0x{read:x}, {counts}, {books}{message}";
     }
 }

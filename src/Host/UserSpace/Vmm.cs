@@ -4,10 +4,11 @@ namespace Tdp.Host;
 /// The user-space VMM: builds a VM through KVM's ioctls, starts one actor per vCPU, answers their exits, takes everything down again.
 /// </summary>
 /// <remarks>
-/// Use: <see cref="Build"/>, <see cref="Run"/>, <see cref="TearDown"/>, in this order, from one driver that acts as <c>world.Actor</c>. Between Run and TearDown the VM
+/// Use: <see cref="Build"/>, <see cref="Run"/>, <see cref="TearDown"/>, in this order, from one driver that acts as <c>world.Actor</c>. Between Run and
+/// TearDown the VM
 /// stands still and can be inspected. Console and exit code are the only things that vCPUs share here.
 /// </remarks>
-public sealed class Vmm
+public sealed partial class Vmm
 {
     private const int RamSlot = 0;
     private readonly HostWorld _world;
@@ -74,7 +75,8 @@ public sealed class Vmm
         Actor actor = _world.Actor;
         HostKernel kernel = _world.Kernel;
         _before = ModuleCounts.Of(_world.Module);
-        Check("KVM_CREATE_VM", Vm.Create(actor, kernel, new VmOptions { Kind = IsTd ? VmKind.Td : VmKind.Default, IsFiveLevel = _options.IsFiveLevel }, out _vm));
+        var options = new VmOptions { Kind = IsTd ? VmKind.Td : VmKind.Default, IsFiveLevel = _options.IsFiveLevel };
+        Check("KVM_CREATE_VM", Vm.Create(actor, kernel, options, out _vm));
         Vm vm = Vm;
         if (vm.Td is { } td)
             Check("KVM_TDX_INIT_VM", td.Initialize(actor, _options.Td with { MaxVcpus = (ushort)Vcpus }));
@@ -82,7 +84,7 @@ public sealed class Vmm
         {
             Check("KVM_CREATE_VCPU", vm.CreateVcpu(actor, out Vcpu? vcpu));
             vcpu!.ExitObserver = _options.ExitObserver;
-            _engines.Add(_options.Engine is { } make ? make(_world.Machine, i) : new GuestCpu(_world.Machine, new GuestCpuOptions { Seed = _world.Machine.Seed }));
+            _engines.Add(_options.Engine?.Invoke(_world.Machine, i) ?? new GuestCpu(_world.Machine, new GuestCpuOptions { Seed = _world.Machine.Seed }));
             SetEntryState(actor, vcpu, _options.Image?.VcpuEntry[i]);
         }
 
@@ -259,159 +261,6 @@ public sealed class Vmm
 
         // Without an image the guest is a script, whose RIP counts its steps.
         Check("KVM_TDX_INIT_VCPU", vcpu.Initialize(actor, 0, entry is null ? Direct64.ApplyScript : state => Direct64.Apply(entry, state)));
-    }
-
-    private void RunVcpu(Actor actor, Vcpu vcpu)
-    {
-        HostKernel kernel = _world.Kernel;
-        kernel.Processors.Bind(actor, vcpu.Id);
-        try
-        {
-            IVmxEngine engine = _engines[vcpu.Id];
-            while (!_ended.Read() && Answer(actor, vcpu, vcpu.Run(actor, engine)))
-            {
-            }
-        }
-        catch
-        {
-            // The others must not wait for this one; the exception goes on to Join.
-            End(actor, RunOutcome.InternalError, $"vCPU {vcpu.Id} failed");
-            throw;
-        }
-        finally
-        {
-            kernel.Frames.Drain(actor);
-            kernel.Processors.Of(actor).ReadTime();
-            kernel.Processors.Unbind(actor);
-            LeaveRun(actor);
-        }
-    }
-
-    // True: run the vCPU again.
-    private bool Answer(Actor actor, Vcpu vcpu, Errno result)
-    {
-        VcpuRunState run = vcpu.RunState;
-        switch (run.Exit)
-        {
-            case UserExit.Io when result == Errno.None:
-                if (_devices.Io(run))
-                    return true;
-                End(actor, RunOutcome.Exited, null);
-                return false;
-            case UserExit.Mmio when result == Errno.None:
-                VmmDevices.Mmio(_devices, run);
-                return true;
-            case UserExit.Hypercall when result == Errno.None:
-                Errno converted = Convert(actor, run.Gpa, run.Length << 12, run.Flags != 0);
-                run.Result = (ulong)converted;
-                return true;
-            case UserExit.MemoryFault when result == Errno.EFAULT:
-                return AnswerMemoryFault(actor, vcpu, run);
-            case UserExit.Hlt when result == Errno.None:
-                return AnswerHlt(actor, vcpu);
-            case UserExit.Tdx when result == Errno.None:
-                // No quoting service: the preset answer says "unsupported".
-                return true;
-            case UserExit.SystemEvent:
-                End(actor, RunOutcome.FatalError, $"the guest reported fatal error 0x{run.Code:x}: {VmmDevices.Printable(run.Text)}");
-                return false;
-            case UserExit.Shutdown:
-                End(actor, RunOutcome.Shutdown, $"vCPU {vcpu.Id} shut down (triple fault)");
-                return false;
-            case UserExit.ScriptEnd:
-                return false;
-            case UserExit.InternalError:
-                End(actor, RunOutcome.InternalError, run.Message);
-                return false;
-            default:
-                return AnswerErrno(actor, vcpu, result);
-        }
-    }
-
-    private bool AnswerErrno(Actor actor, Vcpu vcpu, Errno result)
-    {
-        switch (result)
-        {
-            case Errno.EINTR:
-                // Cleared first: whoever ends the run sets the flag below before it signals.
-                vcpu.ClearSignal();
-                return !_ended.Read();
-            case Errno.EIO when Vm.IsDead:
-                End(actor, RunOutcome.VmDead, Vm.Mmu.Death.Reason);
-                return false;
-            default:
-                End(actor, RunOutcome.InternalError, $"KVM_RUN of vCPU {vcpu.Id} failed with -{result}");
-                return false;
-        }
-    }
-
-    private bool AnswerMemoryFault(Actor actor, Vcpu vcpu, VcpuRunState run)
-    {
-        bool wantsPrivate = run.Flags != 0;
-        bool isMemory = run.Gpa < MemoryBytes;
-        if (isMemory && _options.MemoryFaults == MemoryFaultPolicy.Convert)
-        {
-            Errno result = Convert(actor, run.Gpa, run.Length, wantsPrivate);
-            if (result == Errno.None)
-                return true;
-        }
-
-        End(
-            actor,
-            RunOutcome.InternalError,
-            $"vCPU {vcpu.Id}: {(wantsPrivate ? "private" : "shared")} access to GPA 0x{run.Gpa:x}, which is {(!isMemory ? "not memory" : wantsPrivate ? "shared" : "private")}");
-        return false;
-    }
-
-    private bool AnswerHlt(Actor actor, Vcpu vcpu)
-    {
-        if (CountHalted(+1) >= _running.Peek())
-            End(actor, RunOutcome.AllHalted, "every vCPU waits for an event, and nothing can cause one");
-        vcpu.WaitUntilWoken(actor);
-        CountHalted(-1);
-        return true;
-    }
-
-    private int CountHalted(int delta)
-    {
-        using (_gate.Hold())
-        {
-            int count = _halted.Peek() + delta;
-            _halted.Write(count);
-            return count;
-        }
-    }
-
-    // A vCPU that ends may leave only halted ones behind.
-    private void LeaveRun(Actor actor)
-    {
-        bool allHalted;
-        using (_gate.Hold())
-        {
-            int running = _running.Peek() - 1;
-            _running.Write(running);
-            allHalted = running > 0 && _halted.Peek() >= running;
-        }
-
-        if (allHalted)
-            End(actor, RunOutcome.AllHalted, "every vCPU that still runs waits for an event, and nothing can cause one");
-        else if (_running.Peek() == 0)
-            End(actor, RunOutcome.ScriptEnd, null);
-    }
-
-    // The first reason counts.
-    private void End(Actor? actor, RunOutcome outcome, string? message)
-    {
-        using (_gate.Hold())
-        {
-            if (_ended.Peek())
-                return;
-            _ended.Write(true);
-            _outcome = outcome;
-            _message = message;
-        }
-
-        _vm?.SignalAll(actor);
     }
 
     private static Dictionary<string, long> MmuCounters(Vm vm)

@@ -3,7 +3,8 @@ using System.Text;
 namespace Tdp.Host;
 
 /// <summary>
-/// The devices of the user-space VMM (td-guest 8.3): console port 0xE9, exit port 0xF4, and an 8-byte scratch register at the start of the MMIO window that reads back
+/// The devices of the user-space VMM (td-guest 8.3): console port 0xE9, exit port 0xF4, and an 8-byte scratch register at the start of the MMIO window
+/// that reads back
 /// what was written. Used by all vCPUs.
 /// </summary>
 public sealed class VmmDevices

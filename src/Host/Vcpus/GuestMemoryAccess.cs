@@ -1,7 +1,8 @@
 namespace Tdp.Host;
 
 /// <summary>
-/// The host reads an ordinary VM's memory the way KVM's emulator does: through the guest's page tables and the memslots, not through the EPT. Never for a TD: its tables are
+/// The host reads an ordinary VM's memory the way KVM's emulator does: through the guest's page tables and the memslots, not through the EPT. Never for a
+/// TD: its tables are
 /// private.
 /// </summary>
 internal static class GuestMemoryAccess

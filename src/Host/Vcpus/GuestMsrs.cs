@@ -1,7 +1,8 @@
 namespace Tdp.Host;
 
 /// <summary>
-/// The MSRs that the host emulates for one vCPU: those that KVM accepts in a TD guest's hypercall (td-guest 4.2), and those an ordinary VM's guest may use besides the ones that
+/// The MSRs that the host emulates for one vCPU: those that KVM accepts in a TD guest's hypercall (td-guest 4.2), and those an ordinary VM's guest may use
+/// besides the ones that
 /// the processor keeps itself. Used by the vCPU's actor only.
 /// </summary>
 public sealed class GuestMsrs

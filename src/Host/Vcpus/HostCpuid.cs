@@ -1,7 +1,8 @@
 namespace Tdp.Host;
 
 /// <summary>
-/// CPUID as the host answers it: always for an ordinary VM, and for a TD those leaves that its guest asks for by TDVMCALL (td-guest 4.3). A fixed table: what the simulated
+/// CPUID as the host answers it: always for an ordinary VM, and for a TD those leaves that its guest asks for by TDVMCALL (td-guest 4.3). A fixed table:
+/// what the simulated
 /// processor can do does not depend on the machine that simulates it.
 /// </summary>
 public static class HostCpuid

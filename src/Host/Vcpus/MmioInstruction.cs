@@ -3,7 +3,8 @@ using Iced.Intel;
 namespace Tdp.Host;
 
 /// <summary>
-/// An instruction of an ordinary VM's guest that touched an MMIO page, as far as the host emulates it: MOV, MOVZX, MOVSX, MOVSXD between memory and a general register,
+/// An instruction of an ordinary VM's guest that touched an MMIO page, as far as the host emulates it: MOV, MOVZX, MOVSX, MOVSXD between memory and a
+/// general register,
 /// and MOV of an immediate (decisions D35).
 /// </summary>
 internal readonly struct MmioInstruction

@@ -115,7 +115,8 @@ public sealed partial class Vcpu
         return AfterFault(actor, result, ExitReason.EptViolation, gpa);
     }
 
-    // Each entry with the same unresolved fault brings the module nearer to its zero-step mitigation, which makes others' calls BUSY: repeat here, without entering
+    // Each entry with the same unresolved fault brings the module nearer to its zero-step mitigation, which makes others' calls BUSY: repeat here, without
+    // entering
     // (tdp-mmu 5.8).
     [MethodImpl(MethodImplOptions.NoInlining)]
     private FaultResult RetryLocally(Actor actor, ulong gpa, ulong error)

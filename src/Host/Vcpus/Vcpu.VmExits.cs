@@ -54,7 +54,8 @@ public sealed partial class Vcpu
                 RunState.Exit = UserExit.ScriptEnd;
                 return Errno.None;
             default:
-                return InternalError($"exit {(uint)exit.Reason} ({exit.Reason}) at RIP 0x{vmcs.State.Rip:x} is not emulated in an ordinary VM", (ulong)exit.Reason);
+                return InternalError(
+                    $"exit {(uint)exit.Reason} ({exit.Reason}) at RIP 0x{vmcs.State.Rip:x} is not emulated in an ordinary VM", (ulong)exit.Reason);
         }
     }
 

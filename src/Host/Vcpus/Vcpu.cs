@@ -6,7 +6,8 @@ namespace Tdp.Host;
 /// <remarks>
 /// The run loop is used by one actor at a time (vcpu->mutex), which stands on one logical processor. Others reach the vCPU through <see cref="Kick"/>,
 /// <see cref="Signal"/> and <see cref="WakeUp"/> only.
-/// Entry: mode becomes IN with a full barrier, SRCU is left, and only then requests, the signal and wait_for_sept_zap are read. Whoever wants the vCPU out wrote first and
+/// Entry: mode becomes IN with a full barrier, SRCU is left, and only then requests, the signal and wait_for_sept_zap are read. Whoever wants the vCPU out
+/// wrote first and
 /// then looked at the mode: one of the two sees the other (R20). After the exit the mode becomes OUTSIDE and every ticket is acknowledged.
 /// </remarks>
 public sealed partial class Vcpu
@@ -106,7 +107,8 @@ public sealed partial class Vcpu
     internal MemoryAttributes.Cache AttributeCache;
 
     /// <summary>
-    /// KVM_TDX_INIT_VCPU: VP.CREATE, VP.ADDCX for the rest of the TDVPS, VP.INIT. Once, before finalize. The calls run on the processor of the vCPU's own number if
+    /// KVM_TDX_INIT_VCPU: VP.CREATE, VP.ADDCX for the rest of the TDVPS, VP.INIT. Once, before finalize. The calls run on the processor of the vCPU's own
+    /// number if
     /// nobody holds it, so that its first entry there finds it associated.
     /// </summary>
     /// <param name="actor">Who asks; stands on a processor.</param>
@@ -171,7 +173,8 @@ public sealed partial class Vcpu
     /// <param name="actor">The vCPU's actor; stands on a processor.</param>
     /// <param name="engine">The processor in non-root mode; the same for the life of the vCPU.</param>
     /// <returns>
-    /// Success with <see cref="RunState"/> saying why; -EINTR signal; -EFAULT with a memory-fault exit; -EIO dead VM; -EINVAL not initialized or bad answer; -ENOMEM.
+    /// Success with <see cref="RunState"/> saying why; -EINTR signal; -EFAULT with a memory-fault exit; -EIO dead VM; -EINVAL not initialized or bad
+    /// answer; -ENOMEM.
     /// </returns>
     public Errno Run(Actor actor, IVmxEngine engine)
     {
@@ -274,18 +277,21 @@ public sealed partial class Vcpu
         return Errno.None;
     }
 
-    // vcpu_load: a TD's vCPU is associated with one processor at most (tdp-mmu 8.6).
+    // vcpu_load: a TD's vCPU is associated with one processor at most (tdp-mmu 8.6). Any vCPU that comes back to a processor may find translations there from
+    // before flushes that were served elsewhere: the roots are loaded again, which flushes.
     private void Load(Actor actor, LogicalProcessor lp)
     {
-        if (!Vm.IsTd || ReferenceEquals(_associated, lp))
+        if (ReferenceEquals(_associated, lp))
             return;
-        Dissociate(actor);
+        if (Vm.IsTd)
+            Dissociate(actor);
         _associated = lp;
         _loadedRoot = null;
     }
 
     private Errno Loop(Actor actor, IVmxEngine engine, LogicalProcessor lp)
     {
+        var outside = default(Spin);
         while (true)
         {
             if (Kick.HasRequests() && !ServeRequests(actor, lp))
@@ -299,7 +305,13 @@ public sealed partial class Vcpu
             }
 
             if (!TryEnter(actor, engine, lp))
+            {
+                // Whoever keeps the vCPUs out may need this CPU to finish.
+                if (Vm.WaitForSeptZap.Peek())
+                    outside.Once(actor, Vm.WaitForSeptZap.Id);
                 continue;
+            }
+
             _statistics.Exits++;
             lp.Spend(SimClock.ExitTicks);
             Errno result = Vm.IsTd ? HandleTdExit(actor, lp) : HandleVmExit(actor, lp);
@@ -346,7 +358,6 @@ public sealed partial class Vcpu
             {
                 lp.InGuest = true;
                 engine.Enter(lp, Vmcs!);
-                lp.InGuest = false;
             }
 
             Mark.At(actor, "vm-exit");
@@ -354,6 +365,9 @@ public sealed partial class Vcpu
         }
         finally
         {
+            // Also when the engine gave up: whoever waits for this vCPU must not wait for ever.
+            if (!Vm.IsTd)
+                lp.InGuest = false;
             lp.Running = null;
             Kick.EndGuest(actor);
             Vm.Srcu.ReadEnter(actor);

@@ -41,7 +41,8 @@ public enum UserExit
 }
 
 /// <summary>
-/// What one KVM_RUN tells user space, and where user space puts its answer (KVM: struct kvm_run). One per vCPU, reused for every exit; only the vCPU's actor touches it.
+/// What one KVM_RUN tells user space, and where user space puts its answer (KVM: struct kvm_run). One per vCPU, reused for every exit; only the vCPU's
+/// actor touches it.
 /// </summary>
 public sealed class VcpuRunState
 {

@@ -5,7 +5,8 @@ namespace Tdp.Host;
 /// </summary>
 /// <remarks>
 /// Store-buffer pattern, twice. The requester has changed something (an SPTE, a flag), sets the request bit, and compare-exchanges the mode, which is a full
-/// barrier; the vCPU writes its mode with a full barrier and then reads requests and flags. At least one of them sees the other's write. With wait, the caller goes on when each
+/// barrier; the vCPU writes its mode with a full barrier and then reads requests and flags. At least one of them sees the other's write. With wait, the
+/// caller goes on when each
 /// target has acknowledged the ticket it was given, that is, was outside the guest at some moment after the caller's writes (decisions D16).
 /// </remarks>
 internal sealed class VcpuSet : IVcpuSet
