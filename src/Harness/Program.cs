@@ -15,7 +15,17 @@ internal static class Program
     {
         Console.OutputEncoding = new UTF8Encoding(encoderShouldEmitUTF8Identifier: false);
         using Interruption interruption = new();
-        return CommandLine.Execute(args, parsed => Actions(parsed, interruption), Console.Out, Console.Error);
+        try
+        {
+            return CommandLine.Execute(args, parsed => Actions(parsed, interruption), Console.Out, Console.Error);
+        }
+        catch (Exception e)
+        {
+            // A bug of the simulator, not of the guest or of the user: the line says what, the rest is for whoever mends it.
+            Console.Error.WriteLine($"tdpmmu: internal error: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")}");
+            Console.Error.WriteLine(e.StackTrace);
+            return ExitCode.Failed;
+        }
     }
 
     private static Actions Actions(ParseResult parsed, Interruption interruption)

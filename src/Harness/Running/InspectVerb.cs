@@ -26,6 +26,7 @@ internal static class InspectVerb
             catch (UnsupportedGuestInstructionException e)
             {
                 screen.Progress($"tdpmmu: {e.Message}");
+                return ExitCode.Failed;
             }
         }
 

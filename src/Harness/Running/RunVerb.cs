@@ -29,7 +29,6 @@ internal static class RunVerb
         GuestRunSettings guest = new(settings.Guest, settings.Vcpus, settings.Memory, settings.OrdinaryVm, settings.AcceptEagerly, settings.Seed);
         using GuestRun run = GuestRun.Build(guest, Show, trace, trace);
         long start = Stopwatch.GetTimestamp();
-        string? failure = null;
         using (interruption.Token.Register(() => run.Vmm.Stop()))
         {
             try
@@ -38,13 +37,13 @@ internal static class RunVerb
             }
             catch (UnsupportedGuestInstructionException e)
             {
-                failure = e.Message;
+                return Unsupported(settings, run, e, screen, buffered);
             }
         }
 
         TimeSpan elapsed = Stopwatch.GetElapsedTime(start);
         buffered.Flush();
-        GuestReport report = Make(settings, run, run.Vmm.TearDown(), elapsed, failure);
+        GuestReport report = Make(settings, run, run.Vmm.TearDown(), elapsed);
         if (settings.Json)
         {
             screen.WriteJson(report);
@@ -65,6 +64,19 @@ internal static class RunVerb
         }
 
         screen.Progress($"tdpmmu: {Reason(report)}");
+        return ExitCode.Failed;
+    }
+
+    // The processor stopped in the middle of the guest, so nothing can be torn down and there is no report.
+    private static int Unsupported(RunSettings settings, GuestRun run, UnsupportedGuestInstructionException instruction, Screen screen, Stream console)
+    {
+        console.Flush();
+        if (settings.Json)
+        {
+            screen.WriteJson(new { settings.Guest, Outcome = "UnsupportedInstruction", instruction.Message, Console = run.Vmm.Devices.OutputText });
+        }
+
+        screen.Progress($"tdpmmu: {instruction.Message}");
         return ExitCode.Failed;
     }
 
@@ -95,10 +107,10 @@ internal static class RunVerb
         return report.Findings.Count > 0 ? $"{report.Findings[0].Rule} does not hold: {report.Findings[0].Sentence}" : "frames were leaked or lost";
     }
 
-    private static GuestReport Make(RunSettings settings, GuestRun run, RunReport report, TimeSpan elapsed, string? failure)
+    private static GuestReport Make(RunSettings settings, GuestRun run, RunReport report, TimeSpan elapsed)
     {
         bool td = report.Kind is VmKind.Td;
-        bool exited = failure is null && report.Outcome is RunOutcome.Exited;
+        bool exited = report.Outcome is RunOutcome.Exited;
         string repeat = string.Create(
             CultureInfo.InvariantCulture,
             $"tdpmmu run {settings.Guest} --vcpus {settings.Vcpus} --memory {Quantities.Size(settings.Memory)}{(settings.OrdinaryVm ? " --vm" : settings.AcceptEagerly ? " --accept eager" : string.Empty)} --seed {settings.Seed}");
@@ -109,9 +121,9 @@ internal static class RunVerb
             settings.Memory,
             td ? settings.AcceptEagerly ? "eager" : "lazy" : null,
             settings.Seed,
-            failure is null ? report.Outcome.ToString() : "UnsupportedInstruction",
+            report.Outcome.ToString(),
             exited ? report.ExitCode : null,
-            failure ?? report.Message,
+            report.Message,
             run.Vmm.Devices.OutputText,
             elapsed.TotalSeconds,
             report.Ticks / 1000.0,
