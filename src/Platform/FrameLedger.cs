@@ -73,11 +73,18 @@ public sealed class FindingLog
     public const int Kept = 1000;
 
     private readonly List<Finding> _findings = [];
-    private readonly SharedCell<long> _count = new("findings");
     private readonly SyncGate _gate = new();
+    private long _count;
 
     /// <summary>How many there were.</summary>
-    public long Count => _count.Peek();
+    public long Count
+    {
+        get
+        {
+            using (_gate.Hold())
+                return _count;
+        }
+    }
 
     /// <summary>The first <see cref="Kept"/> findings.</summary>
     public IReadOnlyList<Finding> All
@@ -89,13 +96,13 @@ public sealed class FindingLog
         }
     }
 
-    /// <summary>Records a finding. Any thread.</summary>
+    /// <summary>Records a finding. Any thread, also in the middle of another primitive: no event.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     public void Add(string rule, string text)
     {
         using (_gate.Hold())
         {
-            _count.Write(_count.Peek() + 1);
+            _count++;
             if (_findings.Count < Kept)
                 _findings.Add(new Finding(rule, text));
         }

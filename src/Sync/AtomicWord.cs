@@ -182,16 +182,15 @@ public sealed class WordBlock : IWordResolver
     /// <inheritdoc/>
     bool IWordResolver.TryResolve(nuint address, out ObjectId id)
     {
-        nuint start = Hook.AddressOf(ref this[0]);
-        nuint offset = address - start;
-        int index = (int)(offset / (nuint)(sizeof(ulong) * _stride));
-        if (address < start || index >= _names.Length)
+        // Compared before it is made an int: the arena may lie many GiB away from the block, on either side.
+        nuint index = (address - Hook.AddressOf(ref this[0])) / (nuint)(sizeof(ulong) * _stride);
+        if (index >= (nuint)_names.Length)
         {
             id = default;
             return false;
         }
 
-        id = ObjectId.Cell(_names[index], _owner);
+        id = ObjectId.Cell(_names[(int)index], _owner);
         return true;
     }
 }

@@ -28,6 +28,9 @@ public sealed class RcuDomain
     private readonly ObjectId _id;
     private PaddedWord _epoch = new() { Value = 1 };
 
+    // The epoch that the last attempt of a Call was for; 0 before the first.
+    private PaddedWord _asked;
+
     /// <summary>Makes the domain <paramref name="name"/> for the actors of one world.</summary>
     public RcuDomain(ActorTable actors, string name, ulong owner = 0)
     {
@@ -96,7 +99,7 @@ public sealed class RcuDomain
         if (Explore.On)
             Hook.Happened(pending, true);
         else if (queued % AdvanceAt == 0)
-            RunExpired(Advance(), wait: false);
+            RunReady();
     }
 
     /// <summary>Waits until every read section that began before this call has ended. Must not be called inside one.</summary>
@@ -145,6 +148,19 @@ public sealed class RcuDomain
         }
 
         return true;
+    }
+
+    // A Call comes from inside its caller's own section more often than not, so the grace period that starts here cannot be over yet; the one of an earlier
+    // attempt may be. An older target written over a newer one only delays.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void RunReady()
+    {
+        ulong asked = Volatile.Read(ref _asked.Value);
+        if (asked != 0)
+            RunExpired(asked, wait: false);
+        ulong target = Advance();
+        Volatile.Write(ref _asked.Value, target);
+        RunExpired(target, wait: false);
     }
 
     private void RunExpired(ulong target, bool wait)

@@ -32,6 +32,25 @@ public sealed class PrimitiveOrderTests
     }
 
     [Fact]
+    public void A_finding_is_no_event_for_it_is_made_in_the_middle_of_others()
+    {
+        var recorder = new EventRecorder();
+        var log = new Tdp.Platform.FindingLog();
+        Hook.Install(null, recorder);
+        try
+        {
+            log.Add("I45", "made inside a reclaimer");
+        }
+        finally
+        {
+            Hook.Install(null, null);
+        }
+
+        Assert.Equal(1, log.Count);
+        Assert.Empty(recorder.Events);
+    }
+
+    [Fact]
     public void A_lost_compare_exchange_returns_what_it_found()
     {
         var winners = new SortedSet<int>();

@@ -54,6 +54,27 @@ public sealed class RcuTests
     }
 
     [Fact]
+    [Trait("spec", "tdp-mmu 7.2")]
+    public void A_remover_that_always_stands_in_its_own_section_still_gets_its_earlier_tables_back()
+    {
+        var actors = new ActorTable();
+        var rcu = new RcuDomain(actors, "tables");
+        Actor remover = actors.Create("zapper");
+        var reclaimer = new Reclaimer();
+        for (ulong i = 0; i < 640; i++)
+        {
+            if (i % 16 == 0)
+                rcu.ReadEnter(remover);
+            rcu.Call(remover, reclaimer, i);
+            if (i % 16 == 15)
+                rcu.ReadExit(remover);
+        }
+
+        Assert.InRange(rcu.Pending, 0, 192);
+        Assert.Equal(Enumerable.Range(0, 640 - rcu.Pending).Select(i => (ulong)i), reclaimer.Taken);
+    }
+
+    [Fact]
     public void Waiting_inside_a_read_section_is_refused()
     {
         var actors = new ActorTable();

@@ -27,6 +27,15 @@ public sealed class SmallPrimitiveTests
     }
 
     [Fact]
+    [Trait("spec", "D29")]
+    public void A_block_of_words_names_no_address_far_away_from_it()
+    {
+        IWordResolver block = new WordBlock(1, separateLines: false, "only");
+        for (ulong address = 0; address < 1UL << 47; address += 1UL << 34)
+            Assert.False(block.TryResolve((nuint)address, out _));
+    }
+
+    [Fact]
     public void A_count_at_zero_cannot_be_taken_again()
     {
         var count = new RefCount("root", 0, 2);
