@@ -147,6 +147,29 @@ public sealed class VcpuLoopTests
         bed.TearDown();
     }
 
+    [Fact]
+    [Trait("spec", "I57")]
+    public void An_ordinary_vcpu_that_returns_to_a_processor_finds_no_translation_from_before_a_flush_served_elsewhere()
+    {
+        using HostBed bed = HostBed.OrdinaryVm(vcpus: 2);
+        Assert.Equal(Errno.None, bed.Run(bed.Script(GuestStep.Write(0x9000, 0xCAFE))));
+        RunOn(bed, 1, GuestStep.Read(0x9000));
+
+        // The page moves; the flush request is served where the vCPU runs next, which is not where it ran first.
+        bed.Vm.UserMemory.Migrate(bed.Actor, bed.Hva + 0x9000, 1);
+        RunOn(bed, 1, GuestStep.Write(0x9000, 0xBEEF));
+        Assert.Equal([0xBEEFUL], RunOn(bed, 0, GuestStep.Read(0x9000)));
+        bed.TearDown();
+    }
+
+    private static IReadOnlyList<ulong> RunOn(HostBed bed, int processor, GuestStep step)
+    {
+        bed.World.Kernel.Processors.Bind(bed.Actor, processor);
+        ScriptedGuest guest = bed.Script(step);
+        Assert.Equal(Errno.None, bed.Vm.VcpuOf(0).Run(bed.Actor, new Restarted(guest)));
+        return guest.Values;
+    }
+
     private sealed class Stuck(ulong gpa) : IVmxEngine
     {
         public ref VmExit Enter(LogicalProcessor lp, Vmcs vmcs)
