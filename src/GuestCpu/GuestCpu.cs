@@ -27,6 +27,8 @@ public sealed partial class GuestCpu : IVmxEngine
     private WriteTarget _rmwTarget;
     private ulong _nextRip;
 
+    private ulong _sliceEnd;
+
     // INT n went through its gate, which cleared TF: no single-step trap for it.
     private bool _entered;
 
@@ -66,6 +68,7 @@ public sealed partial class GuestCpu : IVmxEngine
         _linear.Bind(lp, vmcs);
         _linear.Trap = default;
         LoadRegisters();
+        _sliceEnd = _options.SliceInstructions == 0 ? ulong.MaxValue : _state.Retired + _options.SliceInstructions;
         vmcs.IdtVectoring = default;
         try
         {
@@ -93,7 +96,7 @@ public sealed partial class GuestCpu : IVmxEngine
             {
                 // RF lasts until one instruction has completed; a fault sets it again in what it pushes.
                 _state.Rflags &= ~Rflags.Resume;
-                Execute(block, shadow || step);
+                Execute(block, shadow || step ? 0 : _sliceEnd - _state.Retired);
             }
 
             if (_linear.Trap.Kind != TrapKind.None)
@@ -121,6 +124,12 @@ public sealed partial class GuestCpu : IVmxEngine
                 Leave(ExitReason.ExternalInterrupt, 0, 0, InterruptInfo((uint)vector, VmEvent.External));
             else
                 Leave(ExitReason.ExternalInterrupt, 0, 0);
+            return true;
+        }
+
+        if (_state.Retired >= _sliceEnd)
+        {
+            Leave(ExitReason.ExternalInterrupt, 0, 0);
             return true;
         }
 

@@ -19,6 +19,12 @@ public sealed record GuestCpuOptions
     /// <summary>Code and page tables in shared memory of a TD.</summary>
     public SharedFetchPolicy SharedFetch { get; init; }
 
+    /// <summary>
+    /// Instructions after which an entry ends as if a host interrupt had come, at the next end of a block; 0 for no limit. Makes the time slices of a run
+    /// repeatable (td-guest 3.1).
+    /// </summary>
+    public ulong SliceInstructions { get; init; }
+
     /// <summary>Most blocks kept in the decode cache before it starts over; at least 16.</summary>
     public int CachedBlocks { get; init; } = 32768;
 

@@ -24,7 +24,9 @@ public sealed partial class GuestCpu
     private CodeBlock? _unlinked;
     private bool _unlinkedTaken;
 
-    private void Execute(CodeBlock block, bool once)
+    /// <param name="block">Where to begin.</param>
+    /// <param name="slice">Instructions after which no further block is entered; 0 for this block alone.</param>
+    private void Execute(CodeBlock block, ulong slice)
     {
         LogicalProcessor lp = _lp;
         ref byte r = ref Unsafe.As<RegisterFile, byte>(ref _registers);
@@ -708,7 +710,7 @@ public sealed partial class GuestCpu
             }
 
             retired += (ulong)block.Count;
-            if (block.Taken is { } taken && !once && !lp.ShouldExit && CodeWatch.Read(_memory, taken.Hpa) == taken.Mark)
+            if (block.Taken is { } taken && retired < slice && !lp.ShouldExit && CodeWatch.Read(_memory, taken.Hpa) == taken.Mark)
             {
                 block = taken;
                 op = ref MemoryMarshal.GetArrayDataReference(block.Ops);
@@ -728,7 +730,7 @@ public sealed partial class GuestCpu
             }
 
             retired += (ulong)block.Count;
-            if (block.Fall is { } next && !once && !lp.ShouldExit && CodeWatch.Read(_memory, next.Hpa) == next.Mark)
+            if (block.Fall is { } next && retired < slice && !lp.ShouldExit && CodeWatch.Read(_memory, next.Hpa) == next.Mark)
             {
                 block = next;
                 op = ref MemoryMarshal.GetArrayDataReference(block.Ops);
@@ -744,7 +746,7 @@ public sealed partial class GuestCpu
             if (!IsTarget(rip))
                 goto stopped;
             retired += (ulong)block.Count;
-            if (once || lp.ShouldExit || !TryJumpCache(rip, out CodeBlock? far))
+            if (retired >= slice || lp.ShouldExit || !TryJumpCache(rip, out CodeBlock? far))
                 goto leave;
             block = far;
             R64(ref r, RegisterFile.PageBase) = rip & ~0xFFFUL;
