@@ -11,6 +11,8 @@ namespace Tdp.Harness.Reports;
 /// </summary>
 internal sealed class Screen
 {
+    private const int WidthOfReports = 180;
+
     private static readonly JsonSerializerOptions Json = new()
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
@@ -19,7 +21,7 @@ internal sealed class Screen
         Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     };
 
-    private readonly IAnsiConsole _out;
+    private readonly bool _plain;
 
     /// <summary>Makes the screen.</summary>
     /// <param name="output">For data.</param>
@@ -31,18 +33,7 @@ internal sealed class Screen
         Error = error;
 
         // The library looks at TERM, not at redirection, and would write escape codes into pipes.
-        bool plain = Console.IsOutputRedirected || noColor || !ReferenceEquals(output, Console.Out);
-        _out = AnsiConsole.Create(new AnsiConsoleSettings
-        {
-            Ansi = plain ? AnsiSupport.No : AnsiSupport.Detect,
-            ColorSystem = plain ? ColorSystemSupport.NoColors : ColorSystemSupport.Detect,
-            Interactive = InteractionSupport.No,
-            Out = new AnsiConsoleOutput(output),
-        });
-        if (plain)
-        {
-            _out.Profile.Width = 160;
-        }
+        _plain = noColor || !ReferenceEquals(output, Console.Out) || Console.IsOutputRedirected;
     }
 
     /// <summary>For data.</summary>
@@ -66,7 +57,8 @@ internal sealed class Screen
         Table table = new() { Border = TableBorder.Simple, UseSafeBorder = true, ShowHeaders = true };
         if (title.Length > 0)
         {
-            table.Title = new TableTitle(Markup.Escape(title), new Style(decoration: Decoration.Bold));
+            Out.WriteLine();
+            Out.WriteLine(title);
         }
 
         foreach (string heading in headings)
@@ -80,6 +72,24 @@ internal sealed class Screen
             table.AddRow(row.Select(cell => new Text(cell)).ToArray<Spectre.Console.Rendering.IRenderable>());
         }
 
-        _out.Write(table);
+        using StringWriter text = new();
+        IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings
+        {
+            Ansi = _plain ? AnsiSupport.No : AnsiSupport.Detect,
+            ColorSystem = _plain ? ColorSystemSupport.NoColors : ColorSystemSupport.Detect,
+            Interactive = InteractionSupport.No,
+            Out = new AnsiConsoleOutput(text),
+        });
+        console.Profile.Width = WidthOfReports;
+        console.Write(table);
+
+        // The border leaves empty lines around the rows and spaces behind them.
+        foreach (string line in text.ToString().Split('\n'))
+        {
+            if (line.Trim().Length > 0)
+            {
+                Out.WriteLine(line.TrimEnd());
+            }
+        }
     }
 }
