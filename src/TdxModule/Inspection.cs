@@ -155,7 +155,10 @@ public sealed partial class TdxModule
         foreach (((int leaf, ulong status), long times) in all)
         {
             bool guest = leaf >= GuestLeafBase;
-            string name = guest ? ((TdgLeaf)(leaf - GuestLeafBase)).FullName() : ((TdhLeaf)leaf).FullName();
+            string name = leaf == UnknownLeaf ? "TDH (unknown)"
+                : leaf == GuestLeafBase + UnknownGuestLeaf ? "TDG (unknown)"
+                : guest ? ((TdgLeaf)(leaf - GuestLeafBase)).FullName()
+                : ((TdhLeaf)leaf).FullName();
             counts.Add(new LeafCount(name, guest, new TdxStatus(status), times));
         }
 

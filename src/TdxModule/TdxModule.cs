@@ -12,6 +12,8 @@ namespace Tdp.Module;
 /// </remarks>
 public sealed partial class TdxModule
 {
+    /// <summary>Numbers that no leaf has are counted together here; guest leaves follow.</summary>
+    private const int UnknownLeaf = 95;
     private const ulong ReservedRax = ~0xFF_FFFFUL;
     private readonly PhysicalMemory _memory;
     private readonly Pamt _pamt;
@@ -127,7 +129,7 @@ public sealed partial class TdxModule
         else
             status = Execute(ctx, (TdhLeaf)leaf, version, ref registers);
         registers.Rax = status.Value;
-        ctx.Count(leaf, status);
+        ctx.Count(leaf < UnknownLeaf ? leaf : UnknownLeaf, status);
     }
 
     private bool HasVersions(TdhLeaf leaf) => leaf

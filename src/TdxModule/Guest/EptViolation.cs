@@ -7,6 +7,7 @@ public sealed partial class TdxModule
     private const ulong ExtendedAccept = 1;
     private const ulong ExtendedPending = 6;
     private const ulong LinearValid = 1 << 7;
+    private const ulong NmiUnblocking = 1 << 12;
 
     private bool HandleEptViolation(LpContext ctx, TdVcpu vcpu, ref SeamRegisters r)
     {
@@ -14,6 +15,10 @@ public sealed partial class TdxModule
         Vmcs vmcs = vcpu.Vmcs;
         ref VmExit exit = ref vmcs.Exit;
         ulong gpa = exit.Gpa;
+
+        // The access belonged to an IRET that had unblocked NMIs already: it will be executed again (tdx-module 8.1).
+        if ((exit.Qualification & NmiUnblocking) != 0 && !vmcs.EntryEvent.IsValid)
+            vmcs.State.NmiBlocked = true;
         if (td.GpaWidth == 48 && (gpa >> 48) != 0 && (exit.Qualification & LinearValid) != 0)
             return InjectReservedPageFault(vmcs);
         if ((gpa & td.AliasBit.GpaMask) != 0)

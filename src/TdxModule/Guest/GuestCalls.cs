@@ -42,12 +42,14 @@ public sealed partial class TdxModule
 
         // An ACCEPT that became an exit has no status yet; a VMCALL is over when it exits.
         if (end == GuestCallEnd.Answered || leaf == TdgLeaf.VP_VMCALL)
-            ctx.Count(GuestLeafBase + (int)leaf, status);
+            ctx.Count(GuestLeafBase + Math.Min((int)leaf, UnknownGuestLeaf), status);
         return end != GuestCallEnd.Exited;
     }
 
     /// <summary>Guest leaves are counted from here, behind the host leaves.</summary>
     private const int GuestLeafBase = 96;
+
+    private const int UnknownGuestLeaf = LpContext.LeafSlots - GuestLeafBase - 1;
 
     private GuestCallEnd ExecuteGuest(LpContext ctx, TdVcpu vcpu, TdgLeaf leaf, int version, ref SeamRegisters r, out TdxStatus status)
     {

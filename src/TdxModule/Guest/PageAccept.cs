@@ -126,7 +126,13 @@ public sealed partial class TdxModule
             ZeroPage(page + (done << 12));
             if (done < 511 && IsInterruptPending(lp))
             {
-                StoreEntry(place, (place.Entry & ~SeptEntry.AcceptCounter) | ((done + 1) << 12));
+                // A host that lost meanwhile keeps its priority, or a guest that comes back at once would starve it.
+                ulong progress = (place.Entry & ~SeptEntry.AcceptCounter) | ((done + 1) << 12);
+                ulong seen = Septe(place.At).Read();
+                while (!Septe(place.At).CompareExchange(ref seen, progress | (seen & SeptEntry.HostPriority)))
+                {
+                }
+
                 return false;
             }
         }

@@ -37,7 +37,10 @@ public sealed partial class TdxModule
         TdxStatus status = AssignInOrder(ctx, ref gate, page, OperandId.R8, PageType.REG, 0);
         if (status.IsError)
             return status;
-        _memory.Copy(new Hpa(WithoutHkid(source)), new Hpa(page));
+        if (IsPrivatePage(WithoutHkid(source)))
+            _memory.Zero(new Hpa(page));
+        else
+            _memory.Copy(new Hpa(WithoutHkid(source)), new Hpa(page));
         Machine.Ledger.ContentChanged(new Hpa(page));
         StoreEntry(place, SeptEntry.MappedLeaf | page);
         Measure(gate.Td, "MEM.PAGE.ADD", gpa);

@@ -44,8 +44,8 @@ public sealed partial class TdxModule
         if (!pending)
             _memory.Copy(new Hpa(page), new Hpa(target));
         Machine.Ledger.ContentChanged(new Hpa(target));
-        Release(ctx, gate.Td, page, entry, 0);
         StoreEntry(place, (pending ? SeptEntry.PendingLeaf : SeptEntry.MappedLeaf) | target);
+        Release(ctx, gate.Td, page, entry, 0);
         Leave(ctx, ref gate);
         rcx = page;
         return TdxStatus.SUCCESS;

@@ -32,8 +32,9 @@ public sealed partial class TdxModule
                 : Reject(ctx, ref gate, place, status, out rcx, out rdx);
         }
 
-        Release(ctx, gate.Td, page, entry, place.Level);
+        // Nothing points to the page any more when somebody else can take it (TM02).
         StoreEntry(place, SeptEntry.Free);
+        Release(ctx, gate.Td, page, entry, place.Level);
         Leave(ctx, ref gate);
         rcx = page;
         return TdxStatus.SUCCESS;
@@ -104,8 +105,8 @@ public sealed partial class TdxModule
                 : Reject(ctx, ref gate, place, status, out r.Rcx, out r.Rdx);
         }
 
-        Release(ctx, gate.Td, page, entry, 0);
         StoreEntry(place, SeptEntry.Free);
+        Release(ctx, gate.Td, page, entry, 0);
         Leave(ctx, ref gate);
         r.Rcx = page;
         return TdxStatus.SUCCESS;

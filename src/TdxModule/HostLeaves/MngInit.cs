@@ -27,7 +27,9 @@ public sealed partial class TdxModule
 
             // The host may write the page while it is read: a copy is judged and kept.
             Span<byte> copy = stackalloc byte[TdParameters.Bytes];
-            _memory.Bytes(new Hpa(WithoutHkid(parameters)), TdParameters.Bytes).CopyTo(copy);
+            copy.Clear();
+            if (!IsPrivatePage(WithoutHkid(parameters)))
+                _memory.Bytes(new Hpa(WithoutHkid(parameters)), TdParameters.Bytes).CopyTo(copy);
             status = TdParameters.Parse(copy, XfamOfProcessor, Machine.Description.PhysicalAddressBits, out TdParameters? accepted, out ulong? leaf);
             r.Rcx = leaf ?? 0;
             if (accepted is not null)

@@ -241,6 +241,17 @@ public sealed partial class TdxModule
         return !Machine.IsPrivate(hkid) && !Machine.Description.Seamrr.Contains(address) && _memory.Exists(new Hpa(address));
     }
 
+    /// <summary>
+    /// True when the module has the page for a TD. What the host reads of it with its own key are zeros; what it writes poisons the page and is lost.
+    /// </summary>
+    private bool IsPrivatePage(ulong address) => _memory.Record(address >> 12).Use == FrameUse.Module;
+
+    private void Poison(ulong address, string what)
+    {
+        _memory.Record(address >> 12).Poison = 1;
+        Machine.Findings.Add("ACCESS-WHILE-ASSIGNED", $"{what}: the host named a buffer in a TD's page 0x{address:x}");
+    }
+
     private ulong WithoutHkid(ulong hpa) => hpa & ((1UL << Machine.Description.HkidShift) - 1);
 
     private bool IsConvertible(HpaRange range)

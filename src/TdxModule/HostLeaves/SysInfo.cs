@@ -20,18 +20,29 @@ public sealed partial class TdxModule
             return TdxStatus.OPERAND_INVALID | OperandId.R8;
         if (r.R9 < MaxCmrs)
             return TdxStatus.OPERAND_INVALID | OperandId.R9;
-        WriteSysInfo(_memory.Bytes(new Hpa(WithoutHkid(r.Rcx)), SysInfoBytes));
-        Span<byte> cmrs = _memory.Bytes(new Hpa(WithoutHkid(r.R8)), MaxCmrs * 16);
+        ulong info = WithoutHkid(r.Rcx);
+        ulong list = WithoutHkid(r.R8);
+        if (IsPrivatePage(info))
+            Poison(info, "TDH.SYS.INFO");
+        else
+            WriteSysInfo(_memory.Bytes(new Hpa(info), SysInfoBytes));
+        if (IsPrivatePage(list))
+            Poison(list, "TDH.SYS.INFO");
+        else
+            WriteCmrs(_memory.Bytes(new Hpa(list), MaxCmrs * 16));
+        r.Rdx = SysInfoBytes;
+        r.R9 = MaxCmrs;
+        return TdxStatus.SUCCESS;
+    }
+
+    private void WriteCmrs(Span<byte> cmrs)
+    {
         cmrs.Clear();
         for (int i = 0; i < Machine.Description.Cmrs.Count; i++)
         {
             BinaryPrimitives.WriteUInt64LittleEndian(cmrs[(i * 16)..], Machine.Description.Cmrs[i].Base);
             BinaryPrimitives.WriteUInt64LittleEndian(cmrs[((i * 16) + 8)..], Machine.Description.Cmrs[i].Size);
         }
-
-        r.Rdx = SysInfoBytes;
-        r.R9 = MaxCmrs;
-        return TdxStatus.SUCCESS;
     }
 
     // TDSYSINFO_STRUCT as Linux knows it: identification, then limits at 32, sizes at 48, attribute masks at 96, CPUID configuration from 128.
