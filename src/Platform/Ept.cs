@@ -120,6 +120,15 @@ public static class EptWalker
             AtomicWord word = memory.Entry(new Hpa(table), level.IndexOf(gpa.Value >> 12));
             ulong entry = word.Read();
         decide:
+
+            // The shape of nearly every table pointer: all rights, nothing else. It takes no right away and nothing more needs to be looked at.
+            if ((entry & 0xFF) == EptEntry.Rwx && level > Level.K4 && (!accessedDirty || (entry & EptEntry.Accessed) != 0))
+            {
+                table = entry & Hpa.Mask;
+                level = level.Down;
+                continue;
+            }
+
             if ((entry & EptEntry.Rwx) == 0)
                 return Stop(EptOutcome.Violation, entry, level, 0);
             if (IsMisconfigured(entry, level))
