@@ -136,9 +136,13 @@ public sealed partial class VmMemory
         slot.Mmu.IsDirtyLogged = logs;
         Publish(actor, table, table.Active.With(slot));
         if (logs)
+        {
             ArmDirtyLog(actor, slot.Mmu);
-        else
-            old.DirtyBitmap?.Free();
+            return Errno.None;
+        }
+
+        old.DirtyBitmap?.Free();
+        DisarmDirtyLog(actor, slot.Mmu);
         return Errno.None;
     }
 
@@ -151,14 +155,27 @@ public sealed partial class VmMemory
         _vm.Mmu.FlushRemoteTlbs(actor);
     }
 
+    // What logging had split is mapped huge again (tdp-mmu 6.7); the recovery flushes by itself.
+    private void DisarmDirtyLog(Actor actor, MmuSlot slot)
+    {
+        _vm.Mmu.MmuLock.EnterRead(actor);
+        _vm.Mmu.RecoverHuge(actor, slot);
+        _vm.Mmu.MmuLock.ExitRead(actor);
+    }
+
     private Errno PrepareDirtyLog(Actor actor, Memslot slot)
     {
         bool logs = (slot.Flags & MemslotFlags.LogDirtyPages) != 0;
+        if (logs && slot.DirtyBitmap is null)
+        {
+            slot.DirtyBitmap = WordRun.TryCreate(_vm.Kernel.Machine, actor, (slot.Pages + 63) >> 6);
+            if (slot.DirtyBitmap is null)
+                return Errno.ENOMEM;
+        }
+
+        // Shared with the slot that this one replaces: nothing of it may change before success is certain.
         slot.Mmu.IsDirtyLogged = logs;
-        if (!logs || slot.DirtyBitmap is not null)
-            return Errno.None;
-        slot.DirtyBitmap = WordRun.TryCreate(_vm.Kernel.Machine, actor, (slot.Pages + 63) >> 6);
-        return slot.DirtyBitmap is null ? Errno.ENOMEM : Errno.None;
+        return Errno.None;
     }
 
     private void Publish(Actor actor, MemslotTable table, MemslotSet next)

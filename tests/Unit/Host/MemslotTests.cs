@@ -119,6 +119,27 @@ public sealed class MemslotTests
     }
 
     [Fact]
+    [Trait("spec", "tdp-mmu 6.7")]
+    public void When_dirty_logging_ends_what_it_had_split_is_mapped_huge_again()
+    {
+        using HostBed bed = HostBed.OrdinaryVm(isHuge: true);
+        Assert.Equal(Errno.None, bed.Run(bed.Script(GuestStep.Write(0x1000, 1))));
+        Assert.Equal((1L, 0L), (bed.Vm.Mmu.Statistics.Pages(Level.M2), bed.Vm.Mmu.Statistics.Pages(Level.K4)));
+        Assert.Equal(Errno.None, bed.Vm.Memory.SetUserMemoryRegion(bed.Actor, bed.Ram with { Flags = MemslotFlags.LogDirtyPages }));
+        bed.Vm.VcpuOf(0).Vmcs!.State.Rip = 0;
+        Assert.Equal(Errno.None, bed.Run(bed.Script(GuestStep.Write(0x1000, 2))));
+        Assert.Equal((0L, 512L), (bed.Vm.Mmu.Statistics.Pages(Level.M2), bed.Vm.Mmu.Statistics.Pages(Level.K4)));
+
+        Assert.Equal(Errno.None, bed.Vm.Memory.SetUserMemoryRegion(bed.Actor, bed.Ram));
+        Assert.Equal((1L, 0L), (bed.Vm.Mmu.Statistics.Pages(Level.M2), bed.Vm.Mmu.Statistics.Pages(Level.K4)));
+        bed.Vm.VcpuOf(0).Vmcs!.State.Rip = 0;
+        ScriptedGuest guest = bed.Script(GuestStep.Write(0x3000, 3), GuestStep.Read(0x1000));
+        Assert.Equal(Errno.None, bed.Run(guest));
+        Assert.Equal([2UL], guest.Values);
+        bed.TearDown();
+    }
+
+    [Fact]
     [Trait("spec", "tdp-mmu 6.12")]
     public void A_deleted_slot_frees_its_range_of_the_file_for_another_slot()
     {

@@ -115,8 +115,9 @@ public sealed class VcpuLoopTests
         Errno result = Errno.None;
         bool held = false;
 
-        // The vCPU stands in a fault, with SRCU held, while the slot becomes INVALID: it must let the deletion finish, then report.
-        bed.World.Module!.BusyInjector = new AlwaysBusy(() => held = true, () => vm.SlotsOf(0).Active.ById(0) is { IsInvalid: false });
+        // The vCPU stands in a fault, with SRCU held, while the slot becomes INVALID: it must let the deletion finish, then report. Busy as long as there is any slot:
+        // a fault that found it valid must not get its page at the last moment.
+        bed.World.Module!.BusyInjector = new AlwaysBusy(() => held = true, () => vm.SlotsOf(0).Active.ById(0) is not null);
         runner.Start(a =>
         {
             bed.World.Kernel.Processors.Bind(a, 0);
