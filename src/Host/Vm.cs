@@ -47,12 +47,13 @@ public sealed class Vm
     private readonly MemslotTable[] _slots;
     private bool _isDestroyed;
 
-    private Vm(HostKernel kernel, VmOptions options, int number)
+    private Vm(HostKernel kernel, VmOptions options, int number, MemoryAttributes? attributes)
     {
         ulong owner = (ulong)number;
         Kernel = kernel;
         Options = options;
         Number = number;
+        Attributes = attributes;
         AliasBit = options.Kind == VmKind.Td ? new AliasBit(options.IsFiveLevel ? 51 : 47) : AliasBit.None;
         Lock = new Mutex("kvm->lock", owner);
         SlotsLock = new Mutex("slots_lock", owner);
@@ -135,7 +136,7 @@ public sealed class Vm
     public MmuNotifier Notifier { get; }
 
     /// <summary>Private or shared, per frame; null in an ordinary VM.</summary>
-    public MemoryAttributes? Attributes { get; private set; }
+    public MemoryAttributes? Attributes { get; }
 
     /// <summary>The TD's life; null in an ordinary VM.</summary>
     public TrustDomain? Td { get; }
@@ -168,15 +169,15 @@ public sealed class Vm
         vm = null;
         if (options.Kind == VmKind.Td && (kernel.Port is null || kernel.TdxState != TdxModuleState.Initialized))
             return Errno.EOPNOTSUPP;
-        var created = new Vm(kernel, options, kernel.NextVmNumber());
-        if (created.HasPrivateMemory)
+        MemoryAttributes? attributes = null;
+        if (options.Kind == VmKind.Td)
         {
-            created.Attributes = MemoryAttributes.TryCreate(kernel.Machine, kernel.Frames, actor, created.GpaWidth);
-            if (created.Attributes is null)
+            attributes = MemoryAttributes.TryCreate(kernel.Machine, kernel.Frames, actor, options.IsFiveLevel ? 52 : 48);
+            if (attributes is null)
                 return Errno.ENOMEM;
         }
 
-        vm = created;
+        vm = new Vm(kernel, options, kernel.NextVmNumber(), attributes);
         return Errno.None;
     }
 

@@ -10,8 +10,13 @@ namespace Tdp.Host;
 internal sealed class GuestBacking : IGuestBacking
 {
     private readonly Vm _vm;
+    private readonly MemoryAttributes? _attributes;
 
-    public GuestBacking(Vm vm) => _vm = vm;
+    public GuestBacking(Vm vm)
+    {
+        _vm = vm;
+        _attributes = vm.Attributes;
+    }
 
     public FaultResult Resolve(ref Fault fault)
     {
@@ -21,24 +26,20 @@ internal sealed class GuestBacking : IGuestBacking
         Memslot? slot = FindSlot(vcpu, fault.Vcpu, fault.Gfn);
 
         // Step 3: the access must name the alias that the attribute says.
-        if (_vm.Attributes is { } attributes && fault.IsPrivate != attributes.IsPrivate(fault.Gfn, ref vcpu.AttributeCache))
+        if (_attributes is not null && fault.IsPrivate != _attributes.IsPrivate(fault.Gfn, ref vcpu.AttributeCache))
             return MemoryFault(ref fault);
         if (slot is null)
             return NoSlot(ref fault);
+        fault.Slot = slot.Mmu;
 
         // Step 5: the slot is being deleted; its SRCU grace period waits for us, so nobody may loop on this for ever (I75).
         if (slot.IsInvalid)
-        {
-            fault.Slot = slot.Mmu;
             return fault.Prefetch ? FaultResult.Again : FaultResult.Retry;
-        }
 
         // Step 7: only to keep away from a contended lock; a miss here is caught under it.
         Invalidation invalidation = _vm.Mmu.Invalidation;
         if (invalidation.MustRetry(fault.Seq, fault.Gfn))
             return FaultResult.Retry;
-
-        fault.Slot = slot.Mmu;
         FaultResult result = fault.IsPrivate ? FromMemfd(ref fault, slot) : FromHost(ref fault, slot);
         if (result != FaultResult.Continue)
             return result;
@@ -49,7 +50,7 @@ internal sealed class GuestBacking : IGuestBacking
 
     public MmuSlot? SlotOf(MmuVcpu vcpu, Gfn gfn) => FindSlot(_vm.VcpuOf(vcpu.Id), vcpu, gfn)?.Mmu;
 
-    public bool IsPrivate(Gfn gfn) => _vm.Attributes is { } attributes && attributes.IsPrivate(gfn);
+    public bool IsPrivate(Gfn gfn) => _attributes is not null && _attributes.IsPrivate(gfn);
 
     public Level MaxHostLevel(MmuSlot slot, Gfn gfn)
     {
@@ -93,27 +94,53 @@ internal sealed class GuestBacking : IGuestBacking
     }
 
     // Step 8, private: the slot must have a file; any error of the file becomes a memory-fault exit with that errno.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static FaultResult FromMemfd(ref Fault fault, Memslot slot)
     {
         if (slot.Memfd is not { } file)
             return MemoryFault(ref fault);
         Errno result = file.Lookup(fault.Vcpu.Actor, slot.MemfdPageOf(fault.Gfn), out Hpa frame);
         if (result != Errno.None)
-        {
-            MemoryFault(ref fault);
-            return (FaultResult)(-(int)result);
-        }
-
+            return FileFault(ref fault, result);
         fault.Pfn = frame.Frame;
-        fault.MapWritable = (slot.Flags & MemslotFlags.ReadOnly) == 0;
+
+        // A slot with a file is never read-only (tdp-mmu 6.5).
+        fault.MapWritable = true;
 
         // The order that the file returns is always 0 today (tdp-mmu 5.4 step 8, decisions D04).
         fault.MaxLevel = Level.K4;
         return FaultResult.Continue;
     }
 
-    // Steps 8 and 9, shared: the host's own page tables.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static FaultResult FileFault(ref Fault fault, Errno error)
+    {
+        MemoryFault(ref fault);
+        return (FaultResult)(-(int)error);
+    }
+
+    // Steps 8 and 9, shared: the host's own page tables. Almost always the page is there and writable, and a slot is not read-only.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private FaultResult FromHost(ref Fault fault, Memslot slot)
+    {
+        const ulong Usable = HostMemory.Present | HostMemory.Writable;
+        if (slot.HostTable is null || (slot.Flags & MemslotFlags.ReadOnly) != 0)
+            return FromHostSlowly(ref fault, slot);
+        ulong word = slot.HostWord(fault.Gfn).Read();
+        if ((word & Usable) != Usable)
+            return FromHostSlowly(ref fault, slot);
+        fault.Pfn = (word & Hpa.Mask) >> 12;
+        fault.MapWritable = true;
+
+        // A 4K host mapping allows only 4K. Had the host merged it since, a notifier would make this fault retry; so the host's tables
+        // are read again under mmu_lock only for a huge one.
+        if ((word & HostMemory.Huge) == 0)
+            fault.MaxLevel = Level.K4;
+        return FaultResult.Continue;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult FromHostSlowly(ref Fault fault, Memslot slot)
     {
         bool isReadOnlySlot = (slot.Flags & MemslotFlags.ReadOnly) != 0;
         if (slot.UserspaceAddress == 0)
@@ -128,9 +155,6 @@ internal sealed class GuestBacking : IGuestBacking
             case Errno.None:
                 fault.Pfn = frame.Frame;
                 fault.MapWritable = isWritable && !isReadOnlySlot;
-
-                // A 4K host mapping allows only 4K. Had the host merged it since, a notifier would make this fault retry; so the host's tables
-                // are read again under mmu_lock only for a huge one.
                 if (level == Level.K4)
                     fault.MaxLevel = Level.K4;
                 return FaultResult.Continue;

@@ -11,9 +11,16 @@ namespace Tdp.Host;
 /// </remarks>
 public sealed class HostMemory
 {
-    private const ulong Present = 1;
-    private const ulong Writable = 2;
-    private const ulong Huge = 1 << 7;
+    /// <summary>Page-table word: there is a frame.</summary>
+    internal const ulong Present = 1;
+
+    /// <summary>Page-table word: the host's own mapping is writable.</summary>
+    internal const ulong Writable = 2;
+
+    /// <summary>Page-table word: the page is part of a 2 MiB frame.</summary>
+    internal const ulong Huge = 1 << 7;
+
+
     private const ulong FirstAddress = 0x7F00_0000_0000;
     private readonly Machine _machine;
     private readonly HostFrames _frames;
@@ -100,6 +107,16 @@ public sealed class HostMemory
         if (Find(address) is not { } region)
             return Level.K4;
         return (region.Table[(address - region.Start) >> 12].Read() & (Present | Huge)) == (Present | Huge) ? Level.M2 : Level.K4;
+    }
+
+    /// <summary>The table that holds the words of all these pages, and the index of the first; null when they do not lie in one mapping.</summary>
+    internal WordRun? TableOf(ulong address, ulong pages, out ulong index)
+    {
+        index = 0;
+        if (Find(address) is not { } region || pages > region.Pages - ((address - region.Start) >> 12))
+            return null;
+        index = (address - region.Start) >> 12;
+        return region.Table;
     }
 
     /// <summary>The frame behind an address if there is one; no event, for checkers.</summary>

