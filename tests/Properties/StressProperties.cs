@@ -40,8 +40,8 @@ public sealed class StressProperties
     [Trait("spec", "I80")]
     [Trait("spec", "I81")]
     [Trait("spec", "I82")]
-    public void A_concurrent_program_breaks_no_invariant(StressProgram program, TlbMode mode)
-        => Assert.Empty(StressRun.Execute(program, StressPrograms.Pages, tlbMode: mode));
+    public void A_concurrent_program_breaks_no_invariant(StressProgram program, TlbMode mode, bool busy)
+        => Assert.Empty(StressRun.Execute(program, StressPrograms.Pages, tlbMode: mode, busyOneIn: busy ? 16 : 0));
 
     [Property(MaxTest = 200)]
     public bool The_text_of_a_program_reads_back(StressProgram program)

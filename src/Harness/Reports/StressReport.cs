@@ -31,6 +31,7 @@ internal sealed record BrokenRule(string Rule, string Sentence, long Count, IRea
 /// <param name="GuestConversions">MapGPA calls that succeeded.</param>
 /// <param name="Faults">Faults by kind.</param>
 /// <param name="Seamcalls">SEAMCALLs by leaf and status.</param>
+/// <param name="InjectedBusy">BUSY answers of the module that had no reason but the injection.</param>
 /// <param name="Broken">Rules that did not hold.</param>
 /// <param name="Failure">What stopped the run, if something did.</param>
 /// <param name="Frames">What became of the frames; missing when the VM could not be torn down.</param>
@@ -38,7 +39,7 @@ internal sealed record BrokenRule(string Rule, string Sentence, long Count, IRea
 /// <param name="Repeat">The command that repeats it. The seed fixes the steps and the injections, not the order in which threads meet.</param>
 internal sealed record StressReport(
     ulong Seed, int Vcpus, int HostThreads, double Seconds, long Operations, double OperationsPerSecond, long Rendezvous, long Accesses, long PagesAccepted, long GuestConversions,
-    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
+    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, long InjectedBusy, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
 {
     /// <summary>Draws the report.</summary>
     public void Draw(Screen screen)
@@ -47,6 +48,7 @@ internal sealed record StressReport(
         screen.Line(string.Create(CultureInfo.InvariantCulture, $"stress: {N(Operations)} operations in {Seconds:0.0} s ({OperationsPerSecond:N0}/s) on {Vcpus} vCPUs and {HostThreads} host threads, {N(Rendezvous)} times at rest, seed {Seed}"));
         screen.Table("faults", ["kind", "#count"], Faults.Select(f => (string[])[f.Key, N(f.Value)]));
         screen.Table("guest", ["what", "#count"], [["pages touched", N(Accesses)], ["pages accepted", N(PagesAccepted)], ["conversions asked for", N(GuestConversions)]]);
+        screen.Line($"BUSY answers injected: {N(InjectedBusy)}");
         screen.Table("SEAMCALLs", ["leaf", "status", "#count"], Seamcalls.Select(c => (string[])[c.Leaf, c.Status, N(c.Count)]));
         if (Frames is { } frames)
         {

@@ -34,13 +34,15 @@ public static class StressGenerator
         ulong dice = stream.Below(100);
         StressStep step = dice switch
         {
-            < 20 => StressStep.ConvertShared,
-            < 40 => StressStep.ConvertPrivate,
-            < 60 => StressStep.PunchHole,
-            < 84 => StressStep.Notify,
-            < 88 => StressStep.FlipSlot,
-            < 92 => StressStep.FastZap,
-            _ => StressStep.Age,
+            < 16 => StressStep.ConvertShared,
+            < 32 => StressStep.ConvertPrivate,
+            < 48 => StressStep.PunchHole,
+            < 68 => StressStep.Notify,
+            < 72 => StressStep.FlipSlot,
+            < 76 => StressStep.FastZap,
+            < 82 => StressStep.Age,
+            < 86 => StressStep.PreFault,
+            _ => StressStep.Interrupt,
         };
         return Range(stream, step, pages, 32);
     }

@@ -44,6 +44,12 @@ public enum StressStep : byte
 
     /// <summary>Host: ages a range of shared pages.</summary>
     Age,
+
+    /// <summary>Host: maps a range before it is touched, as a vCPU that waits until that vCPU is outside (KVM_PRE_FAULT_MEMORY).</summary>
+    PreFault,
+
+    /// <summary>Host: an external interrupt for the processor of a vCPU.</summary>
+    Interrupt,
 }
 
 /// <summary>One step with its range of pages, counted from the start of the world's memory.</summary>

@@ -8,11 +8,12 @@ public static class StressRun
     /// <param name="pages">Pages of the world's main slot.</param>
     /// <param name="seed">The master seed.</param>
     /// <param name="tlbMode">TLB retention.</param>
+    /// <param name="busyOneIn">One in so many calls that may answer BUSY does so without a reason; 0 for none.</param>
     /// <returns>What was found wrong: empty for a correct host.</returns>
-    public static IReadOnlyList<Finding> Execute(StressProgram program, int pages, ulong seed = 1, TlbMode tlbMode = TlbMode.Precise)
+    public static IReadOnlyList<Finding> Execute(StressProgram program, int pages, ulong seed = 1, TlbMode tlbMode = TlbMode.Precise, int busyOneIn = 0)
     {
         ArgumentNullException.ThrowIfNull(program);
-        using StressWorld world = new(program.Vcpus.Count, program.Hosts.Count, pages, seed, tlbMode);
+        using StressWorld world = new(program.Vcpus.Count, program.Hosts.Count, pages, seed, tlbMode, busyOneIn);
         for (int i = 0; i < world.Threads; i++)
         {
             int thread = i;

@@ -16,7 +16,7 @@ public sealed class StressWorld : IStressTarget
     private readonly StressGuest[] _guests;
     private readonly RwLock _gate;
     private readonly Mutex _spareLock;
-    private readonly SeamcallReferee? _referee;
+    private readonly BusyInjection? _busy;
     private readonly int _vcpus;
     private bool _hasSpare = true;
 
@@ -26,8 +26,8 @@ public sealed class StressWorld : IStressTarget
     /// <param name="pages">Pages of the main slot.</param>
     /// <param name="seed">The master seed.</param>
     /// <param name="tlbMode">TLB retention.</param>
-    /// <param name="watchSeamcalls">Judge every SEAMCALL of the host (I22..I29, I69, I70, I80).</param>
-    public StressWorld(int vcpus, int hosts, int pages, ulong seed, TlbMode tlbMode = TlbMode.Precise, bool watchSeamcalls = true)
+    /// <param name="busyOneIn">One in so many calls of the module that may answer BUSY does so without a reason; 0 for none.</param>
+    public StressWorld(int vcpus, int hosts, int pages, ulong seed, TlbMode tlbMode = TlbMode.Precise, int busyOneIn = 0)
     {
         _vcpus = vcpus;
         _layout = StressLayout.Of(pages);
@@ -40,10 +40,11 @@ public sealed class StressWorld : IStressTarget
             _guests[i] = new StressGuest(_world.Machine, _layout, i);
         }
 
-        if (watchSeamcalls)
+        _world.Module.Observer = new SeamcallReferee(_world.Vm);
+        if (busyOneIn > 0)
         {
-            _referee = new SeamcallReferee(_world.Vm);
-            _world.Module.Observer = _referee;
+            _busy = new BusyInjection(_world.Vm, seed, busyOneIn);
+            _world.Module.BusyInjector = _busy;
         }
     }
 
@@ -64,6 +65,9 @@ public sealed class StressWorld : IStressTarget
 
     /// <summary>The guest side of each vCPU, for its counts.</summary>
     public IReadOnlyList<StressGuest> Guests => _guests;
+
+    /// <summary>BUSY answers injected so far.</summary>
+    public long InjectedBusy => _busy?.Injected ?? 0;
 
     /// <summary>What became of the frames; after <see cref="TearDown"/>.</summary>
     public FrameAudit? Frames { get; private set; }
@@ -108,6 +112,7 @@ public sealed class StressWorld : IStressTarget
     public void TearDown()
     {
         _world.Module.Observer = null;
+        _world.Module.BusyInjector = null;
         _world.DestroyVm();
         Frames = _world.Kernel.Audit(isAfterTeardown: true);
         foreach (string disagreement in Frames.Disagreements)
@@ -203,9 +208,26 @@ public sealed class StressWorld : IStressTarget
             case StressStep.Age:
                 Judged(actor, range, "aging", () => _world.Vm.Mmu.Age(actor, range, AliasFilter.Shared));
                 break;
+            case StressStep.PreFault:
+                PreFault(actor, op, range);
+                break;
+            case StressStep.Interrupt:
+                _world.Machine.Processors[op.Page % _vcpus].PendingInterrupt.Write(0x20 + (op.Count & 0x1F));
+                break;
             default:
                 FlipSlot(actor);
                 break;
+        }
+    }
+
+    private void PreFault(Actor actor, StressOp op, GfnRange range)
+    {
+        ulong gpa = range.Start.Value << 12;
+        ulong size = range.Pages << 12;
+        Errno errno = _world.Vm.Memory.PreFault(actor, _world.Vm.VcpuOf(op.Page % _vcpus), ref gpa, ref size);
+        if (errno is not (Errno.None or Errno.EAGAIN or Errno.EFAULT) && !_world.Vm.IsDead)
+        {
+            Findings.Add("I81", $"pre-faulting {range} answered {errno}");
         }
     }
 

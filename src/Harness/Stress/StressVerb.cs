@@ -10,6 +10,7 @@ namespace Tdp.Harness.Stress;
 internal static class StressVerb
 {
     private const int Pages = 2048;
+    private const int BusyOneIn = 256;
     private static readonly TimeSpan ProgressEvery = TimeSpan.FromSeconds(10);
 
     /// <summary>Runs it.</summary>
@@ -18,7 +19,7 @@ internal static class StressVerb
     {
         CommandLine.RequireSupportedHost();
         int hosts = Math.Clamp((settings.Vcpus + 1) / 2, 1, 4);
-        using StressWorld world = new(settings.Vcpus, hosts, Pages, settings.Seed);
+        using StressWorld world = new(settings.Vcpus, hosts, Pages, settings.Seed, busyOneIn: BusyOneIn);
         screen.Progress(string.Create(CultureInfo.InvariantCulture, $"stress: {settings.Vcpus} vCPUs, {hosts} host threads, seed {settings.Seed}, {Limit(settings)}"));
         TimeSpan next = ProgressEvery;
         void Report(StressProgress progress)
@@ -78,6 +79,7 @@ internal static class StressVerb
             world.Guests.Sum(g => g.Conversions),
             Counts.Faults(Counts.Vcpus(world.World.Vm), Counts.Mmu(world.World.Vm)),
             seamcalls,
+            world.InjectedBusy,
             BrokenRule.From(world.Findings.All),
             outcome.Failure,
             world.Frames is { } audit ? FrameReport.From(audit, world.World.Machine.Ledger.Leaks) : null,
