@@ -9,7 +9,7 @@ namespace Tdp.Sync;
 /// <remarks>
 /// All or nothing, and only the simple case: every lock biased, none exclusive, no host priority to clear. Otherwise, and always under the hook,
 /// nothing is taken and the caller takes them one by one in its documented order, which also decides which of them is reported busy.
-/// Linearizes at the fence.
+/// Linearizes at the fence, or at the compare-exchange that stands for it.
 /// </remarks>
 public static class SharedGroup
 {
@@ -19,26 +19,45 @@ public static class SharedGroup
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool TryTake(HazardSlot slot, ref ulong first, ref ulong second, ref ulong third, out uint holds)
     {
-        holds = 0;
-        ref HazardTable.Slot cell = ref slot.Cell;
-        uint free = ~cell.Used & HazardTable.AllHolds;
-        uint rest = free & (free - 1);
-        uint last = rest & (rest - 1);
-        if (Explore.On || last == 0)
+        if (!TryPublish(slot, ref first, ref second, ref third, out holds))
             return false;
-        ref nuint places = ref cell.All[0];
-        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(free)) = Hook.AddressOf(ref first);
-        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(rest)) = Hook.AddressOf(ref second);
-        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(last)) = Hook.AddressOf(ref third);
         Interlocked.MemoryBarrier();
-        holds = free ^ (last & (last - 1));
-        cell.Used |= holds;
-        if ((((Volatile.Read(ref first) ^ TryLock.Biased) | (Volatile.Read(ref second) ^ TryLock.Biased) | (Volatile.Read(ref third) ^ TryLock.Biased)) & Judged) == 0)
+        if (IsGranted(ref first, ref second, ref third))
             return true;
         Release(slot, holds);
         holds = 0;
         return false;
     }
+
+    /// <summary>
+    /// The first half of <see cref="TryTake"/>, without the fence: for a caller whose next step is a compare-exchange anyway. Nothing is shared until
+    /// that has happened and <see cref="IsGranted"/> says so. False, and nothing published, when the slot is full or under the hook.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool TryPublish(HazardSlot slot, ref ulong first, ref ulong second, ref ulong third, out uint holds)
+    {
+        holds = 0;
+        if (Explore.On)
+            return false;
+        ref HazardTable.Slot cell = ref slot.Cell;
+        uint free = ~cell.Used & HazardTable.AllHolds;
+        uint rest = free & (free - 1);
+        uint last = rest & (rest - 1);
+        if (last == 0)
+            return false;
+        ref nuint places = ref cell.All[0];
+        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(free)) = Hook.AddressOf(ref first);
+        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(rest)) = Hook.AddressOf(ref second);
+        Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(last)) = Hook.AddressOf(ref third);
+        holds = free ^ (last & (last - 1));
+        cell.Used |= holds;
+        return true;
+    }
+
+    /// <summary>The second half: true when all three are shared. After a full fence that followed <see cref="TryPublish"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool IsGranted(ref ulong first, ref ulong second, ref ulong third) =>
+        (((Volatile.Read(ref first) ^ TryLock.Biased) | (Volatile.Read(ref second) ^ TryLock.Biased) | (Volatile.Read(ref third) ^ TryLock.Biased)) & Judged) == 0;
 
     /// <summary>Gives the holds back.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

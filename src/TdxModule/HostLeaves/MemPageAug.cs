@@ -6,6 +6,8 @@ public sealed partial class TdxModule
     private TdxStatus PageAug(LpContext ctx, ulong pageInfo, ulong tdr, ulong page, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
+        if (TryAugAtOnce(ctx, pageInfo, tdr, page))
+            return TdxStatus.SUCCESS;
         TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 1, OpStates.Aug, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
@@ -27,6 +29,71 @@ public sealed partial class TdxModule
         StoreEntry(place, SeptEntry.PendingLeaf | page);
         Leave(ctx, ref gate);
         return TdxStatus.SUCCESS;
+    }
+
+    /// <summary>
+    /// The ordinary 4 KiB AUG of a free run in two locked instructions: the page's PAMT entry is locked first, and that compare-exchange is also the fence
+    /// behind the shared holds of TDR, OP_STATE and the tree; the Secure EPT entry then goes from FREE to PENDING in one step, which is where the call
+    /// linearizes. Whatever is unusual undoes the page's lock and is left to the ordered way, which names it.
+    /// </summary>
+    private bool TryAugAtOnce(LpContext ctx, ulong pageInfo, ulong tdr, ulong page)
+    {
+        const ulong typeBits = 0xFFUL << 16;
+        if (Explore.On || ((pageInfo | tdr | page) & 0xFFF) != 0 || !_pamt.IsLegal(tdr) || !_pamt.Covers(tdr) || !_pamt.IsLegal(page) || !_pamt.Covers(page))
+            return false;
+        ulong tdrEntry = _pamt.Entry4K(tdr);
+        if (PamtEntry.TypeOf(_pamt.Word(tdrEntry).Read()) != PageType.TDR || _tds.Find(_memory.Record(tdr >> 12).Tag) is not { } td)
+            return false;
+        ulong pageEntry = _pamt.Entry4K(page);
+        AtomicWord pageWord = _pamt.Word(pageEntry);
+        ulong free = pageWord.Read();
+        ref ulong tdrLock = ref _memory.Word(tdrEntry);
+        ref ulong opStateLock = ref td.OpStateLock;
+        ref ulong treeLock = ref td.SeptTreeLock;
+        if ((free & (typeBits | TryLock.Mask)) != 0
+            || (pageInfo & td.IllegalGpaBits) != 0
+            || !SharedGroup.TryPublish(ctx.Slot, ref tdrLock, ref opStateLock, ref treeLock, out uint holds))
+            return false;
+        if (!pageWord.CompareExchange(ref free, free | TryLock.Exclusive))
+        {
+            SharedGroup.Release(ctx.Slot, holds);
+            return false;
+        }
+
+        // Entries above the page: see TryAssignAtOnce. The TDR and the TD's state are judged under the locks.
+        ulong above = _pamt.Word(_pamt.Entry2M(page)).Read() | _pamt.Word(_pamt.Entry1G(page)).Read();
+        bool done = SharedGroup.IsGranted(ref tdrLock, ref opStateLock, ref treeLock)
+            && (above & (typeBits | TryLock.Exclusive)) == 0
+            && PamtEntry.TypeOf(_pamt.Word(tdrEntry).PlainRead()) == PageType.TDR
+            && ReferenceEquals(_tds.Find(_memory.Record(tdr >> 12).Tag), td)
+            && TdControl.IsOpen(td.State.Read(), OpStates.Aug)
+            && WalkTo(td, pageInfo, 0, out SeptPlace place)
+            && (place.Entry & ~SeptEntry.Address) == SeptEntry.Free
+            && TryMakePending(ref place, pageEntry, page);
+        if (done)
+        {
+            pageWord.Write(PamtEntry.Content(PageType.REG, td.Tdr.Frame));
+            td.AddChildren(ctx.Id, 1);
+            Machine.Ledger.ToModule(new Hpa(page), new Hkid(td.Hkid), td.Tdr);
+        }
+        else
+        {
+            // Not a store: the holder of a large entry may have given this one a new content meanwhile.
+            pageWord.And(~TryLock.Exclusive);
+        }
+
+        SharedGroup.Release(ctx.Slot, holds);
+        return done;
+    }
+
+    // BEPOCH belongs to the page's lock and must be 0 before the entry can be blocked.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool TryMakePending(ref SeptPlace place, ulong pageEntry, ulong page)
+    {
+        AtomicWord bepoch = _pamt.Bepoch(pageEntry);
+        if (bepoch.PlainRead() != 0)
+            bepoch.PlainWrite(0);
+        return Septe(place.At).CompareExchange(ref place.Entry, SeptEntry.PendingLeaf | page);
     }
 
     /// <summary>

@@ -9,6 +9,12 @@ public sealed partial class TdxModule
         TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, ToRoot, OpStates.Change, TreeUse.Exclusive, out MemGate gate);
         if (status.IsError)
             return status;
+        if (TryBlockAtOnce(gate))
+        {
+            Leave(ctx, ref gate);
+            return TdxStatus.SUCCESS;
+        }
+
         status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);
         if (status.IsError)
         {
@@ -31,6 +37,22 @@ public sealed partial class TdxModule
         StoreEntry(place, blocked);
         Leave(ctx, ref gate);
         return TdxStatus.SUCCESS;
+    }
+
+    // In free runs the entry is blocked by one compare-exchange: the tree is held alone, so only a guest's ACCEPT or a walk competes for it, and REMOVE, which
+    // reads BEPOCH, cannot run. The exchange orders the entry before the read of TD_EPOCH as above.
+    private bool TryBlockAtOnce(in MemGate gate)
+    {
+        if (Explore.On || !WalkTo(gate.Td, gate.Gpa, gate.Level, out SeptPlace place))
+            return false;
+        ulong seen = place.Entry;
+        if ((seen & (SeptEntry.Lock | SeptEntry.HostPriority)) != 0
+            || SeptEntry.StateOf(seen) is not (SeptState.MAPPED or SeptState.PENDING or SeptState.NL_MAPPED)
+            || !Septe(place.At).CompareExchange(ref seen, (seen & ~(SeptEntry.Rwx | CounterOf(place))) | SeptEntry.Blocked))
+            return false;
+        ulong epoch = EpochWord.Epoch(gate.Td.Epoch.Read());
+        _pamt.Bepoch(TargetPamt(place)).Write(epoch);
+        return true;
     }
 
     private static ulong CounterOf(in SeptPlace place) =>

@@ -74,8 +74,17 @@ public sealed partial class TdxModule
             treeLock = ref td.SeptTreeLock;
 
         // The entries above the TDR are not shared here: who wants one of them alone looks for held TDRs below it (Pamt.LockFree).
-        if (!SharedGroup.TryTake(ctx.Slot, ref tdrLock, ref td.OpStateLock, ref treeLock, out uint holds))
+        // Who wants the tree alone has its compare-exchange for a fence.
+        uint holds;
+        if (tree != TreeUse.Exclusive)
+        {
+            if (!SharedGroup.TryTake(ctx.Slot, ref tdrLock, ref td.OpStateLock, ref treeLock, out holds))
+                return false;
+        }
+        else if (!TryTakeTreeAlone(ctx, td, ref tdrLock, out holds))
+        {
             return false;
+        }
 
         // The entry is judged again under the lock: it may have stopped being a TDR, or be another TD's by now.
         ulong state = td.State.Read();
@@ -83,8 +92,7 @@ public sealed partial class TdxModule
             && ReferenceEquals(_tds.Find(_memory.Record(tdr >> 12).Tag), td)
             && TdControl.IsOpen(state, allowed)
             && PageInfo.IsLegal(pageInfo, minLevel, maxLevel == ToRoot ? td.RootLevel : maxLevel)
-            && (pageInfo & td.IllegalGpaBits) == 0
-            && (tree != TreeUse.Exclusive || new TryLock(ref td.SeptTreeLock).TryExclusive(ctx.Slot, LockSide.Host) == LockAnswer.Taken))
+            && (pageInfo & td.IllegalGpaBits) == 0)
         {
             gate.Td = td;
             gate.State = state;
@@ -95,6 +103,22 @@ public sealed partial class TdxModule
             return true;
         }
 
+        if (tree == TreeUse.Exclusive)
+            new TryLock(ref td.SeptTreeLock).ReleaseExclusive();
+        SharedGroup.Release(ctx.Slot, holds);
+        return false;
+    }
+
+    private static bool TryTakeTreeAlone(LpContext ctx, TdControl td, ref ulong tdrLock, out uint holds)
+    {
+        if (!SharedGroup.TryPublish(ctx.Slot, ref tdrLock, ref td.OpStateLock, ref td.OpStateLock, out holds))
+            return false;
+        TryLock treeLock = new(ref td.SeptTreeLock);
+        bool taken = treeLock.TryExclusive(ctx.Slot, LockSide.Host) == LockAnswer.Taken;
+        if (taken && SharedGroup.IsGranted(ref tdrLock, ref td.OpStateLock, ref td.OpStateLock))
+            return true;
+        if (taken)
+            treeLock.ReleaseExclusive();
         SharedGroup.Release(ctx.Slot, holds);
         return false;
     }
