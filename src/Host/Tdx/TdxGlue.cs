@@ -107,12 +107,13 @@ public sealed class TdxGlue : IExternalPageTable
         return NotMapped(actor, TdhLeaf.MEM_SEPT_ADD, gfn, level, status, entry, state);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ExternalResult MapLeaf(Actor actor, Gfn gfn, Spte @new, Level level)
     {
-        if (level != Level.K4)
-            return Dead(actor, $"a private leaf of {level} at gfn {gfn}");
+        if (level.Value != 1)
+            return WrongLevel(actor, gfn, level);
         if ((@new.Value & Spte.Rwx) != Spte.Rwx)
-            _vm.Mmu.Warn($"the mirror leaf at gfn {gfn} does not grant all of R, W and X (I08)");
+            WarnOfRights(gfn);
         Hpa page = @new.Address;
         if (Checks.On && _ledger.UseOf(page) != FrameUse.GuestMemfd)
             ReportWrongOwner(page, "mapped");
@@ -254,6 +255,12 @@ public sealed class TdxGlue : IExternalPageTable
         _vm.Bug(actor, reason);
         return ExternalResult.Error;
     }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private ExternalResult WrongLevel(Actor actor, Gfn gfn, Level level) => Dead(actor, $"a private leaf of {level} at gfn {gfn}");
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void WarnOfRights(Gfn gfn) => _vm.Mmu.Warn($"the mirror leaf at gfn {gfn} does not grant all of R, W and X (I08)");
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void ReportWrongOwner(Hpa page, string what) =>

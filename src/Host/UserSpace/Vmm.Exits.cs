@@ -3,6 +3,8 @@ namespace Tdp.Host;
 /// <content>One actor per vCPU, and the answers to its exits.</content>
 public sealed partial class Vmm
 {
+    private const ulong OneHalted = 1UL << 32;
+
     private void RunVcpu(Actor actor, Vcpu vcpu)
     {
         HostKernel kernel = _world.Kernel;
@@ -108,52 +110,48 @@ public sealed partial class Vmm
 
     private bool AnswerHlt(Actor actor, Vcpu vcpu)
     {
-        if (CountHalted(+1) >= _running.Peek())
+        ulong counts = Count(OneHalted);
+        if (HaltedOf(counts) >= RunningOf(counts))
             End(actor, RunOutcome.AllHalted, "every vCPU waits for an event, and nothing can cause one");
         vcpu.WaitUntilWoken(actor);
-        CountHalted(-1);
+        Count(unchecked(0 - OneHalted));
         return true;
-    }
-
-    private int CountHalted(int delta)
-    {
-        using (_gate.Hold())
-        {
-            int count = _halted.Peek() + delta;
-            _halted.Write(count);
-            return count;
-        }
     }
 
     // A vCPU that ends may leave only halted ones behind.
     private void LeaveRun(Actor actor)
     {
-        bool allHalted;
-        using (_gate.Hold())
-        {
-            int running = _running.Peek() - 1;
-            _running.Write(running);
-            allHalted = running > 0 && _halted.Peek() >= running;
-        }
-
-        if (allHalted)
-            End(actor, RunOutcome.AllHalted, "every vCPU that still runs waits for an event, and nothing can cause one");
-        else if (_running.Peek() == 0)
+        ulong counts = Count(unchecked(0UL - 1));
+        if (RunningOf(counts) == 0)
             End(actor, RunOutcome.ScriptEnd, null);
+        else if (HaltedOf(counts) >= RunningOf(counts))
+            End(actor, RunOutcome.AllHalted, "every vCPU that still runs waits for an event, and nothing can cause one");
     }
 
-    // The first reason counts.
+    // Running vCPUs in 31:0, halted ones above: one word, so that who changes one number sees the other as it was at that moment.
+    private ulong Count(ulong delta)
+    {
+        ulong seen = _counts.Read();
+        while (true)
+        {
+            ulong found = _counts.CompareExchange(seen, seen + delta);
+            if (found == seen)
+                return seen + delta;
+            seen = found;
+        }
+    }
+
+    private static uint RunningOf(ulong counts) => (uint)counts;
+
+    private static uint HaltedOf(ulong counts) => (uint)(counts >> 32);
+
+    // The first reason counts. Outcome and message are read after every vCPU has been joined.
     private void End(Actor? actor, RunOutcome outcome, string? message)
     {
-        using (_gate.Hold())
-        {
-            if (_ended.Peek())
-                return;
-            _ended.Write(true);
-            _outcome = outcome;
-            _message = message;
-        }
-
+        if (_ended.Swap(true))
+            return;
+        _outcome = outcome;
+        _message = message;
         _vm?.SignalAll(actor);
     }
 }

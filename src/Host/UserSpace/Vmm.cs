@@ -15,9 +15,7 @@ public sealed partial class Vmm
     private readonly VmmOptions _options;
     private readonly VmmDevices _devices;
     private readonly List<IVmxEngine> _engines = [];
-    private readonly SyncGate _gate = new();
-    private readonly SharedCell<int> _halted = new("vmm-halted");
-    private readonly SharedCell<int> _running = new("vmm-running");
+    private readonly SharedCell<ulong> _counts = new("vmm-vcpus");
     private readonly SharedCell<bool> _ended = new("vmm-ended");
     private ModuleCounts _before;
     private (long ToShared, long ToPrivate, long Pages) _conversionsBefore;
@@ -101,8 +99,7 @@ public sealed partial class Vmm
     {
         _startTicks = _world.Machine.Clock.Peek();
         _ended.Write(false);
-        _halted.Write(0);
-        _running.Write(Vcpus);
+        _counts.Write((ulong)Vcpus);
         var actors = new List<Actor>();
         for (int i = 0; i < Vcpus; i++)
         {
