@@ -1,4 +1,3 @@
-using Tdp.Platform;
 using Tdp.Sync;
 
 namespace Tdp.Tests.Unit.Mmu;
