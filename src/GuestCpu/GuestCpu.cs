@@ -70,15 +70,8 @@ public sealed partial class GuestCpu : IVmxEngine
         LoadRegisters();
         _sliceEnd = _options.SliceInstructions == 0 ? ulong.MaxValue : _state.Retired + _options.SliceInstructions;
         vmcs.IdtVectoring = default;
-        try
-        {
-            Run();
-        }
-        finally
-        {
-            StoreRegisters();
-        }
-
+        Run();
+        StoreRegisters();
         return ref vmcs.Exit;
     }
 
@@ -177,7 +170,7 @@ public sealed partial class GuestCpu : IVmxEngine
 
     private void LoadRegisters()
     {
-        ((ReadOnlySpan<ulong>)_state.Gpr).CopyTo(_registers);
+        Unsafe.As<RegisterFile, GprFile>(ref _registers) = _state.Gpr;
         _registers[RegisterFile.Zero >> 3] = 0;
         _registers[RegisterFile.FsBase >> 3] = _state.Fs.Base;
         _registers[RegisterFile.GsBase >> 3] = _state.Gs.Base;
@@ -186,7 +179,7 @@ public sealed partial class GuestCpu : IVmxEngine
 
     private void StoreRegisters()
     {
-        ((ReadOnlySpan<ulong>)_registers)[..16].CopyTo(_state.Gpr);
+        _state.Gpr = Unsafe.As<RegisterFile, GprFile>(ref _registers);
         _state.Rflags = CurrentRflags();
     }
 

@@ -277,14 +277,19 @@ public sealed partial class GuestCpu
                 bytes.Append(CultureInfo.InvariantCulture, $"{(at == 0 ? "" : " ")}{_memory.At(hpa):x2}");
         }
 
+        // The run ends here, with the state of the instruction before.
         _linear.Trap = default;
+        StoreRegisters();
         string features = string.Join(" and ", i.CpuidFeatures);
         return new UnsupportedGuestInstructionException(
             i.Mnemonic.ToString().ToLowerInvariant(), i.Code.ToString(), bytes.ToString(), _state.Rip, _state.Cpl, _vmcs.VcpuId, features, tier != 0 ? tier : TierOf(i));
     }
 
-    private UnsupportedGuestInstructionException Unsupported(string what, string detail) =>
-        new(what, detail, "-", _state.Rip, _state.Cpl, _vmcs.VcpuId, "X64", 3);
+    private UnsupportedGuestInstructionException Unsupported(string what, string detail)
+    {
+        StoreRegisters();
+        return new UnsupportedGuestInstructionException(what, detail, "-", _state.Rip, _state.Cpl, _vmcs.VcpuId, "X64", 3);
+    }
 
     private static int TierOf(in Instruction i)
     {

@@ -84,6 +84,9 @@ public sealed partial class GuestCpu
             case Mnemonic.Pause:
                 Pause();
                 return true;
+            case Mnemonic.Popcnt or Mnemonic.Tzcnt or Mnemonic.Lzcnt or Mnemonic.Andn or Mnemonic.Bextr or Mnemonic.Blsi or Mnemonic.Blsmsk or Mnemonic.Blsr or Mnemonic.Bzhi:
+            case Mnemonic.Mulx or Mnemonic.Pdep or Mnemonic.Pext or Mnemonic.Rorx or Mnemonic.Sarx or Mnemonic.Shlx or Mnemonic.Shrx or Mnemonic.Adcx or Mnemonic.Adox or Mnemonic.Crc32:
+                return BitManipulation(i);
             default:
                 return i.IsStringInstruction ? StringInstruction(i, ref op) : ExecuteFlow(i, ref op);
         }

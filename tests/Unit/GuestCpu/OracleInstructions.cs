@@ -4,7 +4,7 @@ using Tdp.Platform;
 namespace Tdp.Tests.Unit.Cpu;
 
 /// <summary>
-/// Every decoder code of tier 1 (and the general-register part of tier 2 that is implemented) that the host's CPU can execute by itself, and random instances of each
+/// Every decoder code of tier 1 and of the general-register part of tier 2 that the host's CPU can execute by itself, and random instances of each
 /// (td-guest 2.2, 9).
 /// </summary>
 internal static class OracleInstructions
@@ -17,6 +17,7 @@ internal static class OracleInstructions
         "Clc", "Stc", "Cmc", "Cld", "Std", "Lahf", "Sahf", "Cmpxchg", "Xadd", "Cmpxchg8b", "Cmpxchg16b", "Movbe",
         "Movsb", "Movsw", "Movsd", "Movsq", "Stosb", "Stosw", "Stosd", "Stosq", "Lodsb", "Lodsw", "Lodsd", "Lodsq",
         "Scasb", "Scasw", "Scasd", "Scasq", "Cmpsb", "Cmpsw", "Cmpsd", "Cmpsq",
+        "Popcnt", "Tzcnt", "Lzcnt", "Andn", "Bextr", "Blsi", "Blsmsk", "Blsr", "Bzhi", "Mulx", "Pdep", "Pext", "Rorx", "Sarx", "Shlx", "Shrx", "Adcx", "Adox", "Crc32",
         "Mfence", "Lfence", "Sfence", "Prefetcht0", "Prefetchw", "Clflush", "Pause", "Endbr64",
     ];
 
@@ -25,9 +26,9 @@ internal static class OracleInstructions
         .. Enum.GetValues<Code>().Where(code =>
         {
             OpCodeInfo info = code.ToOpCode();
-            return info.IsInstruction && info.Mode64 && info.Encoding == EncodingKind.Legacy && IsListed(info.Mnemonic.ToString()) && HasOrdinaryOperands(info)
+            return info.IsInstruction && info.Mode64 && info.Encoding is EncodingKind.Legacy or EncodingKind.VEX && IsListed(info.Mnemonic.ToString()) && HasOrdinaryOperands(info)
                 && code is not (Code.Bswap_r16 or Code.Nop_rm16 or Code.Nop_rm32 or Code.Nop_rm64 or Code.Movsd_xmm_xmmm64 or Code.Movsd_xmmm64_xmm or Code.Cmpsd_xmm_xmmm64_imm8)
-                && !info.Fwait;
+                && !info.Fwait && !code.ToString().StartsWith("VEX_KNC", StringComparison.Ordinal);
         }),
     ];
 
@@ -67,7 +68,7 @@ internal static class OracleInstructions
             return name is "mem" ? Kind.Memory : Kind.Offset;
         if (name.EndsWith("_or_mem", StringComparison.Ordinal) && name[0] == 'r')
             return Kind.RegisterOrMemory;
-        if (name is "r8_reg" or "r16_reg" or "r32_reg" or "r64_reg" or "r8_opcode" or "r16_opcode" or "r32_opcode" or "r64_opcode" or "r16_rm" or "r32_rm" or "r64_rm")
+        if (name is "r8_reg" or "r16_reg" or "r32_reg" or "r64_reg" or "r8_opcode" or "r16_opcode" or "r32_opcode" or "r64_opcode" or "r16_rm" or "r32_rm" or "r64_rm" or "r32_vvvv" or "r64_vvvv")
             return Kind.Register;
         if (name.StartsWith("imm", StringComparison.Ordinal))
             return Kind.Immediate;

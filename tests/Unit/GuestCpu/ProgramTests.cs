@@ -429,7 +429,7 @@ public sealed class ProgramTests
     [InlineData("C5F9FEC1", "vpaddd", 3)]
     [InlineData("660FFEC1", "paddd", 2)]
     [InlineData("D9C0", "fld", 3)]
-    [InlineData("C4E278F2C3", "andn", 2)]
+    [InlineData("C5F877", "vzeroupper", 3)]
     [Trait("spec", "G12")]
     public void An_instruction_this_CPU_does_not_have_ends_the_run_with_its_name_bytes_and_RIP(string bytes, string name, int tier)
     {
