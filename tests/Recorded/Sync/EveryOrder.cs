@@ -50,7 +50,8 @@ internal sealed class EveryOrder : IScheduler
 
             runner.IsFinished = true;
             PassOn();
-        }) { IsBackground = true };
+        })
+        { IsBackground = true };
         runner.Thread.Start();
     }
 
