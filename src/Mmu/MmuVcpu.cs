@@ -14,6 +14,9 @@ public sealed class MmuVcpu
 
     // Fewer than there is room for: a table taken soon after it was filled is still in the processor's cache.
     private const int RefillTo = 9;
+    // The record in use, with room on both sides: every fault writes it, and no other vCPU may share its cache lines.
+    private const int FaultInUse = 2;
+    private readonly Fault[] _faults = new Fault[(2 * FaultInUse) + 1];
     private readonly uint[] _tables = new uint[CacheCapacity];
     private readonly Hpa[] _external = new Hpa[CacheCapacity];
     private readonly int _externalNeeded;
@@ -26,6 +29,7 @@ public sealed class MmuVcpu
         Mmu = mmu;
         Actor = actor;
         Id = id;
+        _faults[FaultInUse].Vcpu = this;
         _externalNeeded = mmu.Options.HasMirror ? NeededPerFault : 0;
     }
 
@@ -52,6 +56,13 @@ public sealed class MmuVcpu
 
     /// <summary>Filled by the backing together with <see cref="FaultResult.BadAddress"/>; what the memory-fault exit reports.</summary>
     public MemoryFaultInfo MemoryFault { get; set; }
+
+    /// <summary>The record of the fault that runs now.</summary>
+    internal ref Fault Fault
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => ref _faults[FaultInUse];
+    }
 
     /// <summary>Tables in the cache.</summary>
     internal int TableCount => _tableCount;

@@ -21,7 +21,7 @@ public sealed partial class TdpMmu
     /// <returns>Fixed, Spurious, or Invalid: not for the fast path.</returns>
     public FaultResult FastFault(MmuVcpu vcpu, Gpa addr, ulong errorCode)
     {
-        Decode(out Fault fault, vcpu, addr, errorCode);
+        ref Fault fault = ref Decode(vcpu, addr, errorCode);
         return TryFast(ref fault);
     }
 

@@ -24,7 +24,7 @@ public sealed partial class TdpMmu
                 return found;
         }
 
-        Decode(out Fault fault, vcpu, addr, errorCode);
+        ref Fault fault = ref Decode(vcpu, addr, errorCode);
         FaultResult result = Resolve(ref fault);
         if (result == FaultResult.Fixed)
         {
@@ -51,7 +51,7 @@ public sealed partial class TdpMmu
             return NoRoot();
         }
 
-        Decode(out Fault fault, vcpu, addr, errorCode);
+        ref Fault fault = ref Decode(vcpu, addr, errorCode);
         fault.Prefetch = true;
         FaultResult result = Resolve(ref fault);
         level = fault.GoalLevel;
@@ -78,7 +78,7 @@ public sealed partial class TdpMmu
         {
             if (Death.IsDead)
                 return FaultResult.IoError;
-            Decode(out Fault fault, vcpu, gfn.Gpa, PfErr.GuestFinal | PfErr.PrivateAccess);
+            ref Fault fault = ref Decode(vcpu, gfn.Gpa, PfErr.GuestFinal | PfErr.PrivateAccess);
             fault.Prefetch = true;
             fault.MaxLevel = Level.K4;
             fault.Slot = slot;
@@ -99,13 +99,11 @@ public sealed partial class TdpMmu
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void Decode(out Fault fault, MmuVcpu vcpu, Gpa addr, ulong errorCode)
+    internal ref Fault Decode(MmuVcpu vcpu, Gpa addr, ulong errorCode)
     {
-        fault = default;
-        fault.Vcpu = vcpu;
-        fault.Addr = addr;
-        fault.ErrorCode = errorCode;
-        fault.Gfn = new Gfn((addr.Value >> 12) & ~_aliasGfnMask);
+        ref Fault fault = ref vcpu.Fault;
+        fault.Begin(addr, errorCode, new Gfn((addr.Value >> 12) & ~_aliasGfnMask));
+        return ref fault;
     }
 
     // KVM: kvm_tdp_mmu_page_fault, tdp-mmu 5.3.
@@ -166,11 +164,12 @@ public sealed partial class TdpMmu
         ref ulong word = ref SpteCursor.Descend(_memory, root, rawGfn, _nxHugePages ? root.Level.Value : fault.GoalLevel.Value, ref stop);
         if (Unsafe.IsNullRef(ref word))
         {
-            result = MapAlong(ref fault, root, stop, rawGfn);
+            result = MapAlong(ref fault, root, ref stop, rawGfn);
         }
         else if (_nxHugePages)
         {
-            result = MapAlong(ref fault, root, new SpteCursor(_memory, root, rawGfn), rawGfn);
+            stop = new SpteCursor(_memory, root, rawGfn);
+            result = MapAlong(ref fault, root, ref stop, rawGfn);
         }
         else
         {
@@ -184,7 +183,7 @@ public sealed partial class TdpMmu
 
     // The path ends above the goal: make it. A step that fails met a table that was unlinked, or an entry frozen, since the visit: retry.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private FaultResult MapAlong(ref Fault fault, Root root, scoped SpteCursor at, ulong rawGfn)
+    private FaultResult MapAlong(ref Fault fault, Root root, scoped ref SpteCursor at, ulong rawGfn)
     {
         if (at.IsLost)
             return FaultResult.Retry;
@@ -194,7 +193,7 @@ public sealed partial class TdpMmu
                 LowerGoalAtDisallowedTable(ref fault, at.Old);
             if (at.Level == fault.GoalLevel.Value)
                 return MapAtGoal(ref fault, root, at.Entry, at.Old, at.Level);
-            if ((!at.IsTable && !InstallTable(ref fault, root, at, rawGfn)) || !at.TryStepDown(_memory, rawGfn))
+            if ((!at.IsTable && !InstallTable(ref fault, root, ref at, rawGfn)) || !at.TryStepDown(_memory, rawGfn))
                 return FaultResult.Retry;
         }
     }
@@ -205,29 +204,31 @@ public sealed partial class TdpMmu
         if (old != Spte.NonPresent && MeetsOther(ref fault, old, level, out FaultResult met))
             return met;
         ulong gfn = fault.Gfn.Value & (ulong.MaxValue << (9 * (level - 1)));
-        Spte @new;
         bool writeProtected = false;
-        if (fault.Slot is { } slot)
-        {
-            bool tracked = slot.WatchesWrites && fault.MapWritable && slot.IsWriteTracked(fault.Gfn);
-            @new = Format.Leaf(root.AdType, level, fault.Pfn, fault.IsDevice ? 0 : Format.WriteBackType, fault.MapWritable, tracked, fault.Prefetch);
-            if (slot.WatchesWrites)
-                writeProtected = RecordNewLeaf(ref fault, slot, @new, tracked, level);
-        }
-        else
-        {
-            @new = Format.Mmio(new Gfn(gfn), fault.SlotGeneration);
-        }
-
+        bool ordinary = fault.IsOrdinary && !fault.Slot!.WatchesWrites;
+        Spte @new = ordinary ? new Spte(root.OrdinaryLeaf | (fault.Pfn << 12)) : BuildLeaf(ref fault, root, gfn, level, out writeProtected);
         FaultResult result = FaultResult.Fixed;
         Spte seen = old;
         if (@new == old)
             result = FaultResult.Spurious;
         else if (SetAtomic(fault.Vcpu.Actor, root, entry, ref seen, @new, gfn, level) != ExternalResult.Ok)
             return FaultResult.Retry;
-        if (old.IsPresent || writeProtected || fault.Slot is null)
+        if (!ordinary || old.IsPresent)
             return AfterUnusualMap(ref fault, old, @new, writeProtected, result, gfn, new Level(level));
         return result;
+    }
+
+    // A leaf or MMIO entry with anything out of the ordinary (tdp-mmu 5.6 leaf step 3).
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private Spte BuildLeaf(ref Fault fault, Root root, ulong gfn, int level, out bool writeProtected)
+    {
+        writeProtected = false;
+        if (fault.Slot is not { } slot)
+            return Format.Mmio(new Gfn(gfn), fault.SlotGeneration);
+        bool tracked = fault.MapWritable && slot.IsWriteTracked(fault.Gfn);
+        Spte leaf = Format.Leaf(root.AdType, level, fault.Pfn, fault.IsDevice ? 0 : Format.WriteBackType, fault.MapWritable, tracked, fault.Prefetch);
+        writeProtected = RecordNewLeaf(ref fault, slot, leaf, tracked, level);
+        return leaf;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -249,13 +250,15 @@ public sealed partial class TdpMmu
         if (!old.IsLeaf(new Level(level)) || !(fault.Prefetch || Allows(fault, old)))
             return false;
         if (old.Pfn != fault.Pfn)
-            Warn($"gfn {fault.Gfn}: a fault for page 0x{fault.Pfn:x} found a leaf of page 0x{old.Pfn:x}");
+            WarnOtherPage(fault.Gfn, fault.Pfn, old);
         result = FaultResult.Spurious;
         return true;
     }
 
-    // The page cannot be made writable because its writes are tracked, or it can and the dirty log must know now. Dirty logging keeps leaves at 4K.
     [MethodImpl(MethodImplOptions.NoInlining)]
+    private void WarnOtherPage(Gfn gfn, ulong pfn, Spte old) => Warn($"gfn {gfn}: a fault for page 0x{pfn:x} found a leaf of page 0x{old.Pfn:x}");
+
+    // The page cannot be made writable because its writes are tracked, or it can and the dirty log must know now. Dirty logging keeps leaves at 4K.
     private bool RecordNewLeaf(ref Fault fault, MmuSlot slot, Spte leaf, bool tracked, int level)
     {
         if (slot.IsDirtyLogged && leaf.IsWritable)
@@ -296,7 +299,7 @@ public sealed partial class TdpMmu
 
     // False: retry. A frozen entry on the way is somebody else's: nothing is allocated, nothing changed (I52).
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool InstallTable(ref Fault fault, Root root, scoped SpteCursor at, ulong rawGfn)
+    private bool InstallTable(ref Fault fault, Root root, scoped ref SpteCursor at, ulong rawGfn)
     {
         if (at.Old.IsFrozen)
             return false;
@@ -379,7 +382,7 @@ public sealed partial class TdpMmu
     {
         if (_nxHugePages)
             fault.HugePageDisallowed = fault.Exec;
-        if (fault.MaxLevel.Value != 1 && fault.Slot is { IsDirtyLogged: false } slot)
+        if (!fault.IsLimitedTo4K && fault.Slot is { IsDirtyLogged: false } slot)
             RaiseLevel(ref fault, slot);
     }
 
@@ -430,12 +433,9 @@ public sealed partial class TdpMmu
         switch (result)
         {
             case FaultResult.Invalid or FaultResult.Continue:
-                Bug(vcpu.Actor, $"a fault at {addr} ended as {result}");
-                return FaultResult.IoError;
+                return EndedBadly(vcpu, addr, result);
             case FaultResult.Emulate when isPrivate:
-                Warn($"emulation of a private access at {addr}");
-                vcpu.MemoryFault = new MemoryFaultInfo(Options.AliasBit.Strip(addr).Gpa, 4096, true);
-                return FaultResult.BadAddress;
+                return RefuseToEmulate(vcpu, addr);
             case FaultResult.Emulate:
                 Statistics.Add(vcpu.Actor, MmuCounter.PfEmulate);
                 return result;
@@ -449,5 +449,20 @@ public sealed partial class TdpMmu
                 Statistics.Add(vcpu.Actor, MmuCounter.PfOther);
                 return result;
         }
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult EndedBadly(MmuVcpu vcpu, Gpa addr, FaultResult result)
+    {
+        Bug(vcpu.Actor, $"a fault at {addr} ended as {result}");
+        return FaultResult.IoError;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult RefuseToEmulate(MmuVcpu vcpu, Gpa addr)
+    {
+        Warn($"emulation of a private access at {addr}");
+        vcpu.MemoryFault = new MemoryFaultInfo(Options.AliasBit.Strip(addr).Gpa, 4096, true);
+        return FaultResult.BadAddress;
     }
 }

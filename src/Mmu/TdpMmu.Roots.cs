@@ -166,7 +166,7 @@ public sealed partial class TdpMmu
         record.Role = role.Value;
         record.Gfn = 0;
         record.Parent = 0;
-        var root = new Root(_rootsMade++, new TablePage(Tables, index), role, Options);
+        var root = new Root(_rootsMade++, new TablePage(Tables, index), role, Options, Format);
         using (_rootSlotGate.Hold())
         {
             int slot = Array.IndexOf(_rootSlots, null);

@@ -26,6 +26,7 @@ public sealed partial class TdpMmu : IRcuReclaimer
     private readonly bool _hasMirror;
     private readonly bool _adEnabled;
     private readonly bool _nxHugePages;
+    private readonly SyncGate _warningGate = new();
     private long _warnings;
 
     /// <summary>Makes the MMU of a VM without any root.</summary>
@@ -91,7 +92,14 @@ public sealed partial class TdpMmu : IRcuReclaimer
     public MmuStatistics Statistics { get; } = new();
 
     /// <summary>WARNs so far; each is also a finding of the machine under I81.</summary>
-    public long Warnings => _warnings;
+    public long Warnings
+    {
+        get
+        {
+            using (_warningGate.Hold())
+                return _warnings;
+        }
+    }
 
     /// <summary>
     /// Test port: "the scheduler wants the CPU". Polled where the kernel polls need_resched; the walk yields when it answers true and progress was made.
@@ -107,7 +115,8 @@ public sealed partial class TdpMmu : IRcuReclaimer
     [MethodImpl(MethodImplOptions.NoInlining)]
     public void Warn(string what)
     {
-        _warnings++;
+        using (_warningGate.Hold())
+            _warnings++;
         Machine.Findings.Add("I81", $"VM {Options.VmNumber}: WARN: {what}");
     }
 

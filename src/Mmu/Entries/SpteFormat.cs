@@ -47,7 +47,6 @@ public sealed class SpteFormat
     /// <param name="hostWritable">The host maps the page writable.</param>
     /// <param name="trackWrites">The page is write-tracked: W is refused.</param>
     /// <param name="prefetch">No access caused this: Accessed stays clear.</param>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public Spte Leaf(ulong adType, int level, ulong pfn, ulong memoryType, bool hostWritable, bool trackWrites, bool prefetch)
     {
         ulong spte = _leafBase | adType | memoryType | (pfn << 12);
@@ -61,6 +60,9 @@ public sealed class SpteFormat
             return new Spte(spte | Spte.AccessedBit);
         return new Spte(spte).MarkForAccessTracking();
     }
+
+    /// <summary>A 4K leaf of ordinary writable memory without its frame number; what <see cref="Leaf"/> gives for it.</summary>
+    internal ulong OrdinaryLeaf(ulong adType) => Leaf(adType, 1, 0, WriteBackType, hostWritable: true, trackWrites: false, prefetch: false).Value;
 
     /// <summary>An MMIO entry: not present, but with the frame number and 19 bits of the memslot generation (tdp-mmu 2.6).</summary>
     public Spte Mmio(Gfn gfn, ulong generation)

@@ -11,7 +11,7 @@ public sealed class Root
 {
     private readonly SharedCell<uint> _role;
 
-    internal Root(int number, TablePage table, TableRole role, MmuOptions options)
+    internal Root(int number, TablePage table, TableRole role, MmuOptions options, SpteFormat format)
     {
         Number = number;
         Table = table;
@@ -21,6 +21,7 @@ public sealed class Root
         AddressSpace = role.AddressSpace;
         RawBits = role.IsMirror ? 0 : options.AliasBit.GfnMask;
         AdType = role.IsAdDisabled ? Spte.AdDisabled : role.IsGuestMode && options.DirtyLogSize != 0 ? Spte.AdWriteProtectOnly : 0;
+        OrdinaryLeaf = format.OrdinaryLeaf(AdType);
         ulong owner = (options.VmNumber << 32) | (uint)number;
         _role = new SharedCell<uint>("root_role", owner, role.Value);
         References = new RefCount("root_refs", owner, 2);
@@ -66,6 +67,9 @@ public sealed class Root
 
     /// <summary>Bits 53:52 of the tree's leaves: a nested guest's tree under page-modification logging records by write protection.</summary>
     internal ulong AdType { get; }
+
+    /// <summary>See <see cref="SpteFormat.OrdinaryLeaf"/>.</summary>
+    internal ulong OrdinaryLeaf { get; }
 
     internal RefCount References { get; }
 

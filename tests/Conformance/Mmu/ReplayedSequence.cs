@@ -293,7 +293,7 @@ internal sealed class ReplayedSequence : IDisposable
             inputs.TryGetProperty("pfn", out _) ? Number(inputs, "pfn") : null,
             inputs.TryGetProperty("mw", out _) ? Number(inputs, "mw") != 0 : null,
             new Level((int)Number(inputs, "max")));
-        _mmu.Decode(out Fault fault, vcpu, AddressOf(inputs), error);
+        ref Fault fault = ref _mmu.Decode(vcpu, AddressOf(inputs), error);
         fault.Prefetch = prefetch;
         FaultResult result = _mmu.ResolveSlow(ref fault);
         if (record.TryGetProperty("adj", out JsonElement adjusted))
