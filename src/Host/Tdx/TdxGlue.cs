@@ -73,7 +73,7 @@ public sealed class TdxGlue : IExternalPageTable
         if (old.IsPresent)
             return RemoveLeaf(actor, gfn, old, level);
         if (!@new.IsPresent)
-            return Dead(actor, $"a mirror entry changes from {old} to {@new} at gfn {gfn}");
+            return Dead(actor, "I06", $"a mirror entry changes from {old} to {@new} at gfn {gfn}");
         return @new.IsLast(level) ? MapLeaf(actor, gfn, @new, level) : Link(actor, gfn, level, child);
     }
 
@@ -85,7 +85,7 @@ public sealed class TdxGlue : IExternalPageTable
         {
             // KVM does not zap Secure EPT tables at run time: the module still walks this page.
             _ledger.Leak(page, "Secure EPT page of a mirror table that was removed while the KeyID was assigned");
-            _vm.Bug(actor, $"{table} was removed while the KeyID is assigned (I69)");
+            Dead(actor, "I69", $"{table} was removed while the KeyID is assigned");
             return;
         }
 
@@ -95,7 +95,7 @@ public sealed class TdxGlue : IExternalPageTable
     private ExternalResult Link(Actor actor, Gfn gfn, Level level, TablePage child)
     {
         if (child.IsNone || child.ExternalPage.Value == 0 || child.Level != level.Down || child.Gfn != gfn.AlignDown(level))
-            return Dead(actor, $"the table linked at gfn {gfn}, {level} does not fit its entry");
+            return Dead(actor, "I09", $"the table linked at gfn {gfn}, {level} does not fit its entry");
         TdxStatus status = _module.MemSeptAdd(
             _processors.Of(actor), PageInfo.Of(gfn.Gpa, level), _td.Tdr, child.ExternalPage, out ulong entry, out ulong state);
         if (status == TdxStatus.SUCCESS)
@@ -138,7 +138,7 @@ public sealed class TdxGlue : IExternalPageTable
     private ExternalResult AddPage(Actor actor, Gfn gfn, Hpa page)
     {
         if (_td.PageAddSource is not { } source || _td.IsPreFaultAllowed || !_vm.SlotsLock.IsHeld(actor))
-            return Dead(actor, $"a private page at gfn {gfn} would be added outside of INIT_MEM_REGION (I70)");
+            return Dead(actor, "I70", $"a private page at gfn {gfn} would be added outside of INIT_MEM_REGION");
         SeamRegisters registers = SeamRegisters.Call(TdhLeaf.MEM_PAGE_ADD, PageInfo.Of(gfn.Gpa, Level.K4), _td.Tdr.Value, page.Value, source.Value);
         TdxStatus status = _kernel.Port!.Call(_processors.Of(actor), ref registers);
         if (status == TdxStatus.SUCCESS)
@@ -154,9 +154,9 @@ public sealed class TdxGlue : IExternalPageTable
     {
         _vm.Mmu.MmuLock.AssertWrite(actor);
         if (!_td.IsHkidAssigned)
-            return Dead(actor, $"the leaf at gfn {gfn} is removed after the KeyID was released (I69)");
+            return Dead(actor, "I69", $"the leaf at gfn {gfn} is removed after the KeyID was released");
         if (level != Level.K4)
-            return Dead(actor, $"a private leaf of {level} at gfn {gfn} is removed");
+            return Dead(actor, "I07", $"a private leaf of {level} at gfn {gfn} is removed");
 
         // 1: after BLOCK no new translation of the page can be made.
         TdxStatus status = Issue(actor, TdhLeaf.MEM_RANGE_BLOCK, gfn);
@@ -193,7 +193,7 @@ public sealed class TdxGlue : IExternalPageTable
         if (status != TdxStatus.SUCCESS)
         {
             // The removal goes on: REMOVE will tell whether tracking is done.
-            _vm.Bug(actor, $"{TdhLeaf.MEM_TRACK.FullName()} failed: {status} (I28)");
+            Dead(actor, status.IsBusy ? "I29" : "I28", $"{TdhLeaf.MEM_TRACK.FullName()} failed: {status}");
         }
 
         _counters.Add(actor, (int)GlueCounter.Tracks);
@@ -242,22 +242,24 @@ public sealed class TdxGlue : IExternalPageTable
             return ExternalResult.Busy;
         }
 
-        return Dead(actor, $"{leaf.FullName()}(gfn {gfn}, {level}) failed: {status}, entry 0x{entry:x}, level and state 0x{state:x} (I80)");
+        return Dead(actor, "I80", $"{leaf.FullName()}(gfn {gfn}, {level}) failed: {status}, entry 0x{entry:x}, level and state 0x{state:x}");
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private ExternalResult Refused(Actor actor, TdhLeaf leaf, Gfn gfn, TdxStatus status) =>
-        Dead(actor, $"{leaf.FullName()}(gfn {gfn}) failed: {status} ({(status.IsBusy ? "I29" : "I80")})");
+        Dead(actor, status.IsBusy ? "I29" : "I80", $"{leaf.FullName()}(gfn {gfn}) failed: {status}");
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private ExternalResult Dead(Actor actor, string reason)
+    private ExternalResult Dead(Actor actor, string rule, string reason)
     {
+        // Named by its own rule first; that the VM is bugged is a finding of I81 besides.
+        _kernel.Machine.Findings.Add(rule, $"VM {_vm.Number}: {reason}");
         _vm.Bug(actor, reason);
         return ExternalResult.Error;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private ExternalResult WrongLevel(Actor actor, Gfn gfn, Level level) => Dead(actor, $"a private leaf of {level} at gfn {gfn}");
+    private ExternalResult WrongLevel(Actor actor, Gfn gfn, Level level) => Dead(actor, "I07", $"a private leaf of {level} at gfn {gfn}");
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void WarnOfRights(Gfn gfn) => _vm.Mmu.Warn($"the mirror leaf at gfn {gfn} does not grant all of R, W and X (I08)");

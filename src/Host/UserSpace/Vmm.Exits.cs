@@ -98,6 +98,7 @@ public sealed partial class Vmm
             Errno result = Convert(actor, run.Gpa, run.Length, wantsPrivate);
             if (result == Errno.None)
                 return true;
+            return AnswerErrno(actor, vcpu, result);
         }
 
         End(

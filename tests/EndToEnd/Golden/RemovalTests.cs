@@ -73,7 +73,7 @@ public sealed class RemovalTests : IDisposable
         _td.Recorder.Busy = leaf => leaf == TdhLeaf.MEM_RANGE_BLOCK ? TdxStatus.OPERAND_BUSY | OperandId.SEPT_TREE : null;
         Assert.Equal(Errno.EIO, _td.Vm.Memory.SetAttributes(_td.Host, GoldenTd.Gpa, 0x1000, 0));
         Assert.True(_td.Vm.IsDead);
-        Assert.Contains("I29", _td.Vm.Mmu.Death.Reason, StringComparison.Ordinal);
+        Assert.Contains(_td.World.Machine.Findings.All, f => f.Rule == "I29");
         Assert.Equal(Errno.EIO, _td.Run(0, _td.Script(GuestStep.Halt())));
 
         _td.Recorder.Busy = null;
