@@ -63,6 +63,35 @@ public sealed class VerbTests
     }
 
     [Fact]
+    public async Task Bench_lets_two_threads_take_the_same_pages()
+    {
+        ToolResult result = await Tool.RunAsync("bench", "fault-in", "--pages", "4096", "--threads", "2", "--order", "overlap", "--root", "mirror", "--json");
+        Assert.True(result.ExitCode == 0, result.Error);
+        using JsonDocument report = JsonDocument.Parse(result.Output);
+        Assert.Equal(2, report.RootElement.GetProperty("rows").GetArrayLength());
+    }
+
+    [Fact]
+    public async Task A_guest_that_never_ends_is_stopped_and_reported()
+    {
+        // jmp to itself
+        using ElfFile file = new ElfFile((0x40_0000, 0x1000)).WithCode(0xEB, 0xFE).Write();
+        using Process process = Tool.Start("run", file.Path, "--json");
+        Task<string> output = process.StandardOutput.ReadToEndAsync();
+        Assert.StartsWith("run: ", await process.StandardError.ReadLineAsync(), StringComparison.Ordinal);
+        using (Process kill = Process.Start("kill", ["-TERM", $"{process.Id}"]))
+        {
+            await kill.WaitForExitAsync();
+        }
+
+        await process.WaitForExitAsync();
+        Assert.Equal(143, process.ExitCode);
+        using JsonDocument report = JsonDocument.Parse(await output);
+        Assert.Equal("Stopped", report.RootElement.GetProperty("outcome").GetString());
+        Assert.Equal(0, report.RootElement.GetProperty("frames").GetProperty("unreturned").GetInt64());
+    }
+
+    [Fact]
     public async Task Inspect_shows_the_three_trees_side_by_side()
     {
         ToolResult result = await Tool.RunAsync("inspect", Tool.Sample("convert.elf"), "--at", "exit:200");
@@ -103,7 +132,7 @@ public sealed class VerbTests
         using ElfFile file = new ElfFile((0x40_0000, 0x1000)).WithCode(0xC5, 0xFD, 0xFE, 0xC0).Write();
         ToolResult result = await Tool.RunAsync("run", file.Path);
         Assert.Equal(1, result.ExitCode);
-        string line = result.Error.Trim();
+        string line = result.Error.Trim().Split('\n')[^1];
         Assert.StartsWith("tdpmmu: ", line, StringComparison.Ordinal);
         Assert.Contains("vpaddd", line, StringComparison.OrdinalIgnoreCase);
         Assert.Matches("(?i)C5 ?FD ?FE ?C0", line);

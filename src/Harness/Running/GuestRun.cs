@@ -1,4 +1,5 @@
 using System.IO;
+using System.Threading;
 using Tdp.Harness.Cli;
 using Tdp.Kernel;
 
@@ -76,6 +77,35 @@ internal sealed class GuestRun : IDisposable
         catch (HostSetupException e)
         {
             throw new EnvironmentException(e.Message);
+        }
+    }
+
+    /// <summary>Runs the guest to its end, or until <paramref name="stop"/> is cancelled.</summary>
+    public void Run(CancellationToken stop)
+    {
+        // The wish may come before the vCPUs have started, so it is repeated until they have stopped.
+        using ManualResetEventSlim finished = new();
+        Thread watcher = new(() =>
+        {
+            _ = WaitHandle.WaitAny([stop.WaitHandle, finished.WaitHandle]);
+            while (!finished.Wait(TimeSpan.FromMilliseconds(20), CancellationToken.None))
+            {
+                Vmm.Stop();
+            }
+        })
+        {
+            IsBackground = true,
+            Name = "watcher",
+        };
+        watcher.Start();
+        try
+        {
+            Vmm.Run();
+        }
+        finally
+        {
+            finished.Set();
+            watcher.Join();
         }
     }
 

@@ -17,17 +17,14 @@ internal static class InspectVerb
         GuestRunSettings guest = new(settings.Guest, settings.Vcpus, settings.Memory, false, settings.AcceptEagerly, settings.Seed);
         using GuestRun run = GuestRun.Build(guest, null, snapshot, null);
         snapshot.Vmm = run.Vmm;
-        using (interruption.Token.Register(() => run.Vmm.Stop()))
+        try
         {
-            try
-            {
-                run.Vmm.Run();
-            }
-            catch (UnsupportedGuestInstructionException e)
-            {
-                screen.Progress($"tdpmmu: {e.Message}");
-                return ExitCode.Failed;
-            }
+            run.Run(interruption.Token);
+        }
+        catch (UnsupportedGuestInstructionException e)
+        {
+            screen.Progress($"tdpmmu: {e.Message}");
+            return ExitCode.Failed;
         }
 
         if (snapshot.Trees is not { } trees)

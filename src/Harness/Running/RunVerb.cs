@@ -28,17 +28,15 @@ internal static class RunVerb
 
         GuestRunSettings guest = new(settings.Guest, settings.Vcpus, settings.Memory, settings.OrdinaryVm, settings.AcceptEagerly, settings.Seed);
         using GuestRun run = GuestRun.Build(guest, Show, trace, trace);
+        screen.Progress(string.Create(CultureInfo.InvariantCulture, $"run: {settings.Guest} in {(settings.OrdinaryVm ? "an ordinary VM" : "a TD")}, {settings.Vcpus} {(settings.Vcpus == 1 ? "vCPU" : "vCPUs")}, {Quantities.Size(settings.Memory)}, seed {settings.Seed}"));
         long start = Stopwatch.GetTimestamp();
-        using (interruption.Token.Register(() => run.Vmm.Stop()))
+        try
         {
-            try
-            {
-                run.Vmm.Run();
-            }
-            catch (UnsupportedGuestInstructionException e)
-            {
-                return Unsupported(settings, run, e, screen, buffered);
-            }
+            run.Run(interruption.Token);
+        }
+        catch (UnsupportedGuestInstructionException e)
+        {
+            return Unsupported(settings, run, e, screen, buffered);
         }
 
         TimeSpan elapsed = Stopwatch.GetElapsedTime(start);

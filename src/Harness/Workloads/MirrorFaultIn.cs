@@ -100,6 +100,7 @@ public sealed class MirrorFaultIn : FaultInWorkload
     {
         private const ulong StatusClass = 0xFFFF_FFFF_0000_0000;
         private const ulong AlreadyAccepted = 0x0000_0B0A_0000_0000;
+        private const ulong OperandBusy = 0x8000_0200_0000_0000;
         private readonly ulong[] _operands = new ulong[AcceptRun];
         private int _count;
         private int _next;
@@ -117,13 +118,21 @@ public sealed class MirrorFaultIn : FaultInWorkload
 
         public ref VmExit Enter(LogicalProcessor lp, Vmcs vmcs)
         {
-            for (; _next < _count; _next++)
+            while (_next < _count)
             {
                 ulong status = module.GuestPageAccept(lp, _operands[_next]).Value;
+                if ((status & StatusClass) == OperandBusy)
+                {
+                    // Another vCPU accepts the same page: as a guest does, try again.
+                    continue;
+                }
+
                 if (status != 0 && (status & StatusClass) != AlreadyAccepted)
                 {
                     throw new InvalidOperationException($"ACCEPT of 0x{_operands[_next]:x} answered 0x{status:x}");
                 }
+
+                _next++;
             }
 
             vmcs.Exit = new VmExit { Reason = ExitReason.SimulatorScriptEnd, InstructionLength = 1 };
