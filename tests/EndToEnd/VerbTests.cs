@@ -105,9 +105,11 @@ public sealed class VerbTests
     [Fact]
     public async Task Inspect_stops_at_the_first_fault_on_a_page()
     {
-        ToolResult all = await Tool.RunAsync("run", Tool.Sample("hello.elf"), "--json", "--trace", Path.Combine(Path.GetTempPath(), "tdpmmu-trace.txt"));
+        string trace = Path.GetTempFileName();
+        ToolResult all = await Tool.RunAsync("run", Tool.Sample("hello.elf"), "--json", "--trace", trace);
         Assert.Equal(0, all.ExitCode);
-        string fault = Array.Find(await File.ReadAllLinesAsync(Path.Combine(Path.GetTempPath(), "tdpmmu-trace.txt")), l => l.Contains("EptViolation gpa ", StringComparison.Ordinal))!;
+        string fault = Array.Find(await File.ReadAllLinesAsync(trace), l => l.Contains("EptViolation gpa ", StringComparison.Ordinal))!;
+        File.Delete(trace);
         string gpa = fault[(fault.LastIndexOf(' ') + 1)..];
         ToolResult result = await Tool.RunAsync("inspect", Tool.Sample("hello.elf"), "--at", $"gpa:{gpa}");
         Assert.True(result.ExitCode == 0, result.Error);
