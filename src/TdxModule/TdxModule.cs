@@ -44,6 +44,7 @@ public sealed partial class TdxModule
         for (int i = 0; i < _lps.Length; i++)
             _lps[i] = new LpContext(machine.Processors[i]);
         InitializeSystem();
+        InitializeReportKey();
     }
 
     /// <summary>The machine.</summary>

@@ -60,6 +60,16 @@ public sealed partial class TdxModule
                 return AcceptCall(ctx, vcpu, ref r, out status);
             case TdgLeaf.VP_VMCALL:
                 return VmCall(ctx, vcpu, ref r, out status);
+            case TdgLeaf.MR_RTMR_EXTEND:
+                return RtmrExtend(ctx, vcpu, ref r, out status);
+            case TdgLeaf.MR_REPORT:
+                return MrReport(ctx, vcpu, ref r, out status);
+            case TdgLeaf.MR_VERIFYREPORT:
+                return VerifyReport(ctx, vcpu, ref r, out status);
+            case TdgLeaf.MEM_PAGE_ATTR_RD:
+                return PageAttributesRead(ctx, vcpu, ref r, out status);
+            case TdgLeaf.MEM_PAGE_ATTR_WR:
+                return PageAttributesWrite(ctx, vcpu, ref r, out status);
             case TdgLeaf.VP_VEINFO_GET:
                 status = VeInfoGet(vcpu);
                 break;

@@ -236,6 +236,36 @@ public sealed class GuestSideTests
         Assert.Contains(rig.Module.Counts(), count => count is { Leaf: "TDH.MEM.TRACK", Times: 1 } && count.Status.IsBusy);
     }
 
+    [Fact]
+    [Trait("spec", "TC68")]
+    public void A_report_contains_what_was_measured_and_verifies_on_this_machine_only()
+    {
+        using ModuleRig rig = Running();
+        rig.AddTables(Gpa);
+        Hpa[] pages = [rig.Aug(Gpa), rig.Aug(Gpa + 0x1000)];
+        rig.EnterTd(0);
+        rig.Tdcall(0, TdgLeaf.MEM_PAGE_ACCEPT, Gpa);
+        Assert.Equal(TdxStatus.SUCCESS, rig.Tdcall(0, TdgLeaf.MEM_PAGE_ACCEPT, Gpa + 0x1000));
+        Span<byte> data = rig.Machine.Memory.Frame(pages[0]);
+        data[..96].Fill(0x33);
+        Assert.Equal(TdxStatus.OPERAND_INVALID | OperandId.RDX, rig.Tdcall(0, TdgLeaf.MR_RTMR_EXTEND, Gpa, 4));
+        Assert.Equal(TdxStatus.SUCCESS, rig.Tdcall(0, TdgLeaf.MR_RTMR_EXTEND, Gpa, 2));
+        byte[] extended = System.Security.Cryptography.SHA384.HashData([.. new byte[48], .. data[..48]]);
+
+        Assert.Equal(TdxStatus.SUCCESS, rig.Tdcall(0, TdgLeaf.MR_REPORT, Gpa + 0x1400, Gpa + 0x40));
+        byte[] report = rig.Machine.Memory.Frame(pages[1]).Slice(0x400, 1024).ToArray();
+        Assert.Equal(0x81, report[0]);
+        Assert.Equal(extended, report[(512 + 208 + 96)..(512 + 208 + 144)]);
+        Assert.Equal(rig.Module.Td(rig.Tdr)!.Mrtd, report[528..576]);
+        Assert.Equal(data.Slice(0x40, 64).ToArray(), report[128..192]);
+        Assert.Equal(System.Security.Cryptography.SHA384.HashData(report.AsSpan(512)), report[80..128]);
+        Assert.Equal(TdxStatus.SUCCESS, rig.Tdcall(0, TdgLeaf.MR_VERIFYREPORT, Gpa + 0x1400));
+        rig.Machine.Memory.Frame(pages[1])[0x400 + 130] ^= 1;
+        Assert.Equal(TdxStatus.INVALID_REPORTMACSTRUCT, rig.Tdcall(0, TdgLeaf.MR_VERIFYREPORT, Gpa + 0x1400));
+        Assert.Equal(TdxStatus.SUCCESS, rig.Tdcall(0, TdgLeaf.MEM_PAGE_ATTR_RD, Gpa + 0x1234));
+        Assert.Equal((Gpa + 0x1000, 0UL), (rig.Module.CurrentVmcs(rig.Lp(0))!.State[Gpr.Rcx], rig.Module.CurrentVmcs(rig.Lp(0))!.State[Gpr.Rdx]));
+    }
+
     private static ModuleRig Running(BehaviourProfile? profile = null)
     {
         ModuleRig rig = new(profile);
