@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Diagnostics;
 using System.Threading;
 using BenchmarkDotNet.Attributes;
+using Tdp.Harness.Bench;
 using Tdp.Harness.Workloads;
 
 namespace Tdp.Bench;
@@ -32,6 +33,7 @@ public class FaultInBenchmarks
     [GlobalSetup]
     public void Setup()
     {
+        FaultInBench.SwitchCheckersOff();
         _sequences = PageSequence.Make(_order, Threads, Pages, 1);
         long span = PageSequence.Span(_order, Threads, Pages);
         _floor = new Floor(span);

@@ -14,6 +14,7 @@ internal static class BenchVerb
     public static int Run(BenchSettings settings, Screen screen, Interruption interruption)
     {
         CommandLine.RequireSupportedHost();
+        FaultInBench.SwitchCheckersOff();
         PageOrder order = settings.Order switch { "random" => PageOrder.Random, "overlap" => PageOrder.Overlap, _ => PageOrder.Sequential };
         int[] threads = settings.Threads is { } count ? [count] : [1, 2];
         string[] roots = settings.Root is { } root ? [root] : ["direct", "mirror"];

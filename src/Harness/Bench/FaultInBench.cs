@@ -12,6 +12,11 @@ internal static class FaultInBench
     private const ulong Seed = 1;
     private static readonly TimeSpan WarmTime = TimeSpan.FromMilliseconds(400);
 
+    /// <summary>
+    /// Measures the product, not its checkers: what compares every access with the ledger is compiled out. The product's own checks stay. Must be called before any room is used, because the switch is read once.
+    /// </summary>
+    public static void SwitchCheckersOff() => AppContext.SetSwitch("TdpMmu.Checks", false);
+
     /// <summary>The floor: nanoseconds per page on one thread, median of several rounds.</summary>
     public static double FloorNs(PageOrder order, int pages)
     {

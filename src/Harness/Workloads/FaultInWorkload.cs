@@ -1,7 +1,7 @@
 namespace Tdp.Harness.Workloads;
 
 /// <summary>
-/// Faults pages into one tree through the public entry points of the product, all checks on. Host pages and guest_memfd pages exist before the clock starts; tables come from a warm stock after the
+/// Faults pages into one tree through the public entry points of the product, all its own checks on. Host pages and guest_memfd pages exist before the clock starts; tables come from a warm stock after the
 /// first round.
 /// </summary>
 public abstract class FaultInWorkload : IDisposable
