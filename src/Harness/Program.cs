@@ -15,10 +15,6 @@ internal static class Program
     {
         Console.OutputEncoding = new UTF8Encoding(encoderShouldEmitUTF8Identifier: false);
         using Interruption interruption = new();
-
-        // Figures are of the product, not of its checkers (decisions 9). Read once per process, by whichever room comes first: so before any of them.
-        if (args is ["bench", ..])
-            AppContext.SetSwitch("TdpMmu.Checks", false);
         try
         {
             return CommandLine.Execute(args, parsed => Actions(parsed, interruption), Console.Out, Console.Error);
