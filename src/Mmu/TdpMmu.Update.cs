@@ -50,7 +50,21 @@ public sealed partial class TdpMmu
         Spte old = seen;
         if (!entry.TryFreeze(ref seen))
             return ExternalResult.Busy;
-        ExternalResult result = Bookkeep(actor, mirror: true, gfn, old, @new, new Level(level), shared: true);
+        ExternalResult result;
+        if (level == 1 && !old.IsPresent && @new.IsPresent)
+        {
+            // What almost every change of a mirror is: a hole becomes a leaf. Rows 4, 7 and 9 of the bookkeeping, and nothing else of it.
+            if (!@new.HoldsWritableRules)
+                WarnWritable(@new);
+            result = _external!.SetEntry(actor, new Gfn(gfn), old, @new, Level.K4, TablePage.None);
+            if (result == ExternalResult.Ok)
+                Statistics.AddPages(actor, level, 1);
+        }
+        else
+        {
+            result = Bookkeep(actor, mirror: true, gfn, old, @new, new Level(level), shared: true);
+        }
+
         entry.Thaw(result == ExternalResult.Ok ? @new : old);
         return result;
     }
