@@ -199,9 +199,10 @@ public sealed class GuestMemfd
 
     private void FreeFrame(Actor actor, Hpa frame, bool isPoisoned)
     {
-        // The removal has handed the frame back to the file; after a failed removal the module still has it, and it must not be used again.
-        if (_machine.Ledger.UseOf(frame) == FrameUse.Module)
-            _machine.Ledger.Leak(frame, "the TDX module did not give it back");
+        // A complete removal has handed the frame back to the file. After any other the module may still have it, or its lines: never use it again.
+        FrameUse use = _machine.Ledger.UseOf(frame);
+        if (use != FrameUse.GuestMemfd)
+            _machine.Ledger.Leak(frame, use == FrameUse.Module ? "the TDX module did not give it back" : "its removal from the TD was not completed");
         else if (isPoisoned)
             _machine.Ledger.Leak(frame, "poisoned");
         else

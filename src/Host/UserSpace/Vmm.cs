@@ -117,10 +117,10 @@ public sealed partial class Vmm
             {
                 actor.Join(Explore.On ? _world.Actor : null);
             }
-            catch (Exception e) when (failure is null)
+            catch (Exception e)
             {
-                // All of them are joined first; the first failure is then thrown on.
-                failure = e;
+                // All of them are joined first, whoever failed; the first failure is then thrown on.
+                failure ??= e;
             }
 
             actor.Retire();
