@@ -117,6 +117,9 @@ public sealed class HazardSlot
         _index = index;
     }
 
+    /// <summary>Shared holds that are published now; for checkers, when the holder is at rest.</summary>
+    public int Holds => System.Numerics.BitOperations.PopCount(Cell.Used);
+
     internal int Index => _index;
 
     internal HazardTable Table => _table;

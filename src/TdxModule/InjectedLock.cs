@@ -20,12 +20,24 @@ public enum ModuleLock : byte
 
     /// <summary>One Secure EPT entry; always exclusive.</summary>
     SeptEntry,
+
+    /// <summary>A TD's run-time measurement registers.</summary>
+    Rtmr,
+
+    /// <summary>The system state (the module's global lock).</summary>
+    System,
+
+    /// <summary>Initialisation of the TDMR that contains an address; a mutex.</summary>
+    Tdmr,
+
+    /// <summary>Cache write-back of a package; a mutex. The address is the package's number.</summary>
+    WriteBack,
 }
 
 /// <summary>A lock that a test holds as if another processor were inside a leaf. Give it to <see cref="TdxModule.Release(InjectedLock)"/>.</summary>
 /// <param name="Kind">Which lock.</param>
-/// <param name="IsExclusive">How it is held.</param>
-/// <param name="Where">The page, or the TD.</param>
+/// <param name="IsExclusive">How it is held; mutexes always exclusively.</param>
+/// <param name="Where">The page, the TD, or what <see cref="ModuleLock"/> says.</param>
 /// <param name="Gpa">For an entry: the address.</param>
 /// <param name="Level">For a page its size, for an entry its level.</param>
 /// <param name="Hold">Bookkeeping of the lock.</param>
@@ -43,6 +55,8 @@ public sealed partial class TdxModule
             return TryLockEntry(ref place) ? new InjectedLock(kind, true, where, gpa, level, 0) : null;
         }
 
+        if (kind is ModuleLock.Tdmr or ModuleLock.WriteBack)
+            return new TryMutex(ref MutexOf(kind, where)).TryTake() ? new InjectedLock(kind, true, where, gpa, level, 0) : null;
         TryLock target = LockOf(kind, where, level);
         int hold = 0;
         LockAnswer answer = exclusive
@@ -56,6 +70,8 @@ public sealed partial class TdxModule
     {
         if (held.Kind == ModuleLock.SeptEntry)
             UnlockEntry(Locate(held.Where, held.Gpa, held.Level));
+        else if (held.Kind is ModuleLock.Tdmr or ModuleLock.WriteBack)
+            new TryMutex(ref MutexOf(held.Kind, held.Where)).Release();
         else if (held.IsExclusive)
             LockOf(held.Kind, held.Where, held.Level).ReleaseExclusive();
         else
@@ -69,8 +85,18 @@ public sealed partial class TdxModule
         ModuleLock.SeptTree => new TryLock(ref TdAt(where).SeptTreeLock),
         ModuleLock.Epoch => new TryLock(ref TdAt(where).EpochLock),
         ModuleLock.OpState => new TryLock(ref TdAt(where).OpStateLock),
+        ModuleLock.Rtmr => new TryLock(ref TdAt(where).RtmrLock),
+        ModuleLock.System => GlobalLock,
         _ => throw new ArgumentOutOfRangeException(nameof(kind), kind, "not a lock word"),
     };
+
+    private ref ulong MutexOf(ModuleLock kind, Hpa where)
+    {
+        int index = kind == ModuleLock.WriteBack ? (int)where.Value : _tdmrs.FindIndex(tdmr => tdmr.Range.Contains(where.Value));
+        if (index < 0 || (kind == ModuleLock.WriteBack && index >= _packages.Length))
+            throw new ArgumentException($"there is no {kind} at {where}", nameof(where));
+        return ref kind == ModuleLock.WriteBack ? ref _packageLocks![index] : ref _tdmrLocks![index];
+    }
 
     private TdControl TdAt(Hpa tdr) => Pamt(tdr) is { Type: PageType.TDR }
         ? _tds[_memory.Record(tdr.Frame).Tag]

@@ -113,11 +113,7 @@ public sealed partial class TdxModule
         if (!_pamt.IsLegal(page.Value) || !_pamt.Covers(page.Value))
             return null;
         ulong entry = _pamt.FindLeaf(page.Value, out int level);
-        ulong word = _memory.Word(entry);
-        PageType type = PamtEntry.TypeOf(word);
-        bool owned = type is not (PageType.NDA or PageType.RSVD or PageType.TDR);
-        ulong bepoch = type is PageType.REG or PageType.EPT ? _memory.Word(entry + 8) : 0;
-        return new PamtView(type, Hpa.OfFrame(owned ? PamtEntry.OwnerFrame(word) : 0), Level.FromTdx(level), bepoch, (ushort)word);
+        return ViewOf(entry, level);
     }
 
     /// <summary>Calls <paramref name="visit"/> for every entry of a TD's Secure EPT that is not FREE, parents before children, ascending addresses.</summary>
@@ -178,7 +174,9 @@ public sealed partial class TdxModule
             ulong gpa = start + ((ulong)i << (12 + (9 * level)));
             SeptView view = View(entry, level, gpa);
             visit(view);
-            if (!SeptEntry.IsLeaf(entry) && view.State is SeptState.NL_MAPPED or SeptState.NL_BLOCKED)
+
+            // A checker also gets broken trees to see: it stops at what can be no table.
+            if (level > 0 && view.State is SeptState.NL_MAPPED or SeptState.NL_BLOCKED && _memory.Exists(view.Hpa))
                 Visit(entry & SeptEntry.Address, level - 1, gpa, visit);
         }
     }
