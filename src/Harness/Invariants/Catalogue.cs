@@ -87,7 +87,14 @@ public static class Catalogue
         new("I80", Moment.Always, "The module answers a memory call of the host with success or BUSY, except where a failure is injected."),
         new("I81", Moment.Always, "No warning and no bug check fires, and no count goes below zero."),
         new("I82", Moment.Always, "Nothing is used by code that got it before it was handed back."),
-        new("TM01", Moment.Quiescence, "The module's record of page ownership agrees with the platform's ledger."),
+        new("TM01", Moment.Quiescence, "The pages that the module records for a TD are as many as its child count, and the platform's ledger knows the same ones."),
+        new("TM02", Moment.Quiescence, "Every leaf of a Secure EPT points to a page of the same TD and size, and every such page is pointed to exactly once."),
+        new("TM03", Moment.Quiescence, "Every table entry of a Secure EPT points to a Secure EPT page of the TD, none is pointed to twice, and the root is a page of the TDCS."),
+        new("TM04", Moment.Quiescence, "A processor inside a TD translates nothing to a page that the Secure EPT no longer has there."),
+        new("TM05", Moment.Quiescence, "The epoch counts of a TD are the vCPUs inside it, and none of them runs in an epoch before the previous one."),
+        new("TM06", Moment.Quiescence, "No lock of the module is held when no call is in progress, but for the root pages of running vCPUs."),
+        new("TM07", Moment.AfterOperation, "A failed module call changes nothing but priority hints and the association of a vCPU."),
+        new("TM09", Moment.AfterOperation, "A page is zero after the guest accepted it and equals its source after it was added."),
     ];
 
     /// <summary>The rule with this number.</summary>

@@ -35,6 +35,7 @@ public static class ModuleInvariants
             CheckEpochs(td, vcpus, findings);
         }
 
+        CheckProcessors(module, vcpus, findings);
         CheckTranslations(module, findings);
         foreach (StrayLock stray in module.StrayLocks(range))
             findings.Add("TM06", stray.Text);
@@ -51,8 +52,10 @@ public static class ModuleInvariants
         ArgumentNullException.ThrowIfNull(findings);
         uint even = 0;
         uint odd = 0;
+        uint associated = 0;
         foreach (VcpuView vcpu in vcpus)
         {
+            associated += vcpu.Tdr == td.Tdr && vcpu.AssociatedLp >= 0 ? 1u : 0;
             if (vcpu.Tdr != td.Tdr || vcpu.State != TdVcpuState.ACTIVE)
                 continue;
             even += (vcpu.Epoch & 1) == 0 ? 1u : 0;
@@ -61,6 +64,9 @@ public static class ModuleInvariants
                 findings.Add("TM05", $"vCPU {vcpu.Tdvpr} is inside with VCPU_EPOCH {vcpu.Epoch}, TD_EPOCH is {td.Epoch}");
         }
 
+        // In TEARDOWN the vCPU pages go in any order.
+        if (td.Lifecycle == TdLifecycle.KEYS_CONFIGURED && associated != td.AssociatedVcpus)
+            findings.Add("TM05", $"TD {td.Tdr}: NUM_ASSOC_VCPUS {td.AssociatedVcpus}, {associated} vCPUs are associated");
         if (td.RefCount0 != even || td.RefCount1 != odd)
             findings.Add("TM05", $"TD {td.Tdr}: REFCOUNT {td.RefCount0}, {td.RefCount1}; inside are {even} vCPUs of even and {odd} of odd epochs");
     }
@@ -90,8 +96,7 @@ public static class ModuleInvariants
         {
             if (view.Type is PageType.NDA or PageType.RSVD)
                 return;
-            if (module.Machine.Ledger.UseOf(page) != FrameUse.Module)
-                findings.Add("TM01", $"page {page} is {view.Type}, the ledger says {module.Machine.Ledger.UseOf(page)}");
+            CompareWithLedger(module, page, view, findings);
             if (view.Type == PageType.TDR)
             {
                 if (!owned.ContainsKey(page))
@@ -107,6 +112,20 @@ public static class ModuleInvariants
             }
         });
         return owned;
+    }
+
+    // Every frame of the page, and whose it is: the platform learns it at the hand-over, not from the PAMT.
+    private static void CompareWithLedger(TdxModule module, Hpa page, in PamtView view, FindingLog findings)
+    {
+        Hpa owner = view.Type == PageType.TDR ? page : view.Owner;
+        for (ulong frame = page.Frame; frame < page.Frame + view.Level.Pages; frame++)
+        {
+            FrameRecord record = module.Machine.Memory.Record(frame);
+            if (record.Use == FrameUse.Module && record.Owner == owner.Frame)
+                continue;
+            findings.Add("TM01", $"page {page} is {view.Type} of {owner}, the ledger says that frame 0x{frame:x} is {record.Use} of frame 0x{record.Owner:x}");
+            return;
+        }
     }
 
     private static void CheckChildren(TdView td, Dictionary<ulong, PamtView> pages, FindingLog findings)
@@ -147,6 +166,19 @@ public static class ModuleInvariants
         }
     }
 
+    // The other side of TM05: an ACTIVE vCPU and the processor that it is associated with know of each other.
+    private static void CheckProcessors(TdxModule module, IReadOnlyList<VcpuView> vcpus, FindingLog findings)
+    {
+        foreach (LogicalProcessor lp in module.Machine.Processors)
+        {
+            int active = 0;
+            foreach (VcpuView vcpu in vcpus)
+                active += vcpu.State == TdVcpuState.ACTIVE && vcpu.AssociatedLp == lp.Id ? 1 : 0;
+            if (active != (module.CurrentVmcs(lp) is null ? 0 : 1))
+                findings.Add("TM05", $"LP {lp.Id} is {(module.CurrentVmcs(lp) is null ? "in the host" : "inside a TD")}, and {active} ACTIVE vCPUs are associated with it");
+        }
+    }
+
     // TM04. A processor outside drops what it must at its next entry.
     private static void CheckTranslations(TdxModule module, FindingLog findings)
     {
@@ -167,8 +199,10 @@ public static class ModuleInvariants
                     return;
                 SeptView? leaf = module.FindSeptLeaf(td.Tdr, new Gpa(entry.GpaPage));
                 ulong now = leaf is { } found ? found.Hpa.Value + (entry.GpaPage - found.Gpa.Value) : 0;
-                if (now != entry.Frame)
-                    findings.Add("TM04", $"LP {lp.Id} in the guest translates GPA 0x{entry.GpaPage:x} to 0x{entry.Frame:x}; the Secure EPT has {(leaf is null ? "nothing" : $"0x{now:x}")} there");
+
+                // A page that is pending was removed and given again in between: the guest must not reach what it has not accepted.
+                if (now != entry.Frame || leaf?.State is not (SeptState.MAPPED or SeptState.BLOCKED))
+                    findings.Add("TM04", $"LP {lp.Id} in the guest translates GPA 0x{entry.GpaPage:x} to 0x{entry.Frame:x}; the Secure EPT has {(leaf is null ? "nothing" : $"{leaf.Value.State} 0x{now:x}")} there");
             });
         }
     }

@@ -112,6 +112,11 @@ public sealed class ModuleInvariantTests
         rig.Must(TdhLeaf.MEM_RANGE_BLOCK, Gpa | 1, rig.Tdr.Value, lp: 1);
         Clean(rig);
         Hpa table = new(Entry(rig, Gpa, Level.M2) & 0x000F_FFFF_FFFF_F000);
+        ulong blocked = rig.Machine.Memory.Entry(table, 0).Read();
+
+        // Pending again: removed and augmented in between.
+        rig.Machine.Memory.Entry(table, 0).Write((blocked & ~(7UL | (1UL << 55))) | (1UL << 56));
+        Assert.Contains("TM04", Rules(rig));
         rig.Machine.Memory.Entry(table, 0).Write(0x80E0_0000_0000_0000);
         Assert.Contains("TM04", Rules(rig));
         rig.Interrupt(0);
