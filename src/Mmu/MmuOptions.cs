@@ -24,7 +24,7 @@ public sealed record MmuOptions
     /// <summary>IPAT in every leaf. A TD always honours the guest's PAT.</summary>
     public bool IgnoreGuestPat { get; init; } = true;
 
-    /// <summary>The NX huge page workaround is on.</summary>
+    /// <summary>The NX huge page workaround is on at first; see <see cref="TdpMmu.SetNxHugePages"/>.</summary>
     public bool NxHugePages { get; init; }
 
     /// <summary>Entries of the CPU's page-modification log; 0: the VM has none.</summary>

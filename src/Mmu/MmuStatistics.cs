@@ -51,6 +51,9 @@ public enum MmuCounter
     /// <summary>Leaves removed by zaps of any kind.</summary>
     Zapped,
 
+    /// <summary>nx_lpage_splits: tables on the list of NX recovery now.</summary>
+    NxSplits,
+
     /// <summary>Number of counters.</summary>
     Count,
 }

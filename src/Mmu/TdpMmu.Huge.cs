@@ -1,23 +1,8 @@
 namespace Tdp.Mmu;
 
-/// <content>Huge pages after the fact: splitting, recovery, and the NX list (tdp-mmu 6.8, 6.9).</content>
+/// <content>Huge pages after the fact: splitting and recovery (tdp-mmu 6.8).</content>
 public sealed partial class TdpMmu
 {
-    private uint _nxHead;
-    private uint _nxTail;
-
-    /// <summary>Tables that the NX workaround caused, oldest first. Under the pages lock, or at quiescence.</summary>
-    public IReadOnlyList<TablePage> NxList
-    {
-        get
-        {
-            var list = new List<TablePage>();
-            for (uint index = _nxHead; index != 0; index = Tables.Record(index).NxNext)
-                list.Add(new TablePage(Tables, index));
-            return list;
-        }
-    }
-
     /// <summary>
     /// Splits every leaf of the range above a level (KVM: kvm_tdp_mmu_try_split_huge_pages; row 17). mmu_lock held, read if <paramref name="shared"/>; it is given
     /// up to allocate and to yield. No flush: old and new translations are equal.
@@ -57,30 +42,6 @@ public sealed partial class TdpMmu
 
         for (Root? root = NextRoot(actor, null, RootKinds.Valid, slot.AddressSpace); root is not null; root = NextRoot(actor, root, RootKinds.Valid, slot.AddressSpace))
             RecoverRoot(actor, root, slot);
-    }
-
-    /// <summary>
-    /// Zaps the oldest table that the NX workaround caused (KVM: one step of kvm_recover_nx_huge_pages; tdp-mmu 6.9). mmu_lock read. The caller flushes before
-    /// it leaves RCU; a table in a dirty-logged slot is only taken off the list.
-    /// </summary>
-    /// <param name="actor">Who recovers.</param>
-    /// <param name="isDirtyLogged">True when the page lies in a dirty-logged slot.</param>
-    /// <param name="table">The table.</param>
-    /// <returns>False: the list is empty.</returns>
-    public bool RecoverNxPage(Actor actor, Func<Gfn, bool> isDirtyLogged, out TablePage table)
-    {
-        MmuLock.AssertHeld(actor);
-        _pagesLock.Enter(actor);
-        uint index = _nxHead;
-        if (index != 0)
-            RemoveFromNxList(index);
-        _pagesLock.Exit(actor);
-        table = index == 0 ? TablePage.None : new TablePage(Tables, index);
-        if (index == 0)
-            return false;
-        if (!isDirtyLogged(table.Gfn))
-            ZapTable(actor, table);
-        return true;
     }
 
     private bool SplitRoot(Actor actor, MmuVcpu caches, Root root, GfnRange range, Level target, bool shared)
@@ -256,38 +217,5 @@ public sealed partial class TdpMmu
     {
         Statistics.Add(actor, MmuCounter.FlushRange);
         _vcpus.FlushSlot(actor, slot);
-    }
-
-    // Pages lock held.
-    private void AddToNxList(uint index)
-    {
-        ref TableRecord record = ref Tables.Record(index);
-        if ((record.Flags & TableRecord.OnNxList) != 0)
-            return;
-        record.Flags |= TableRecord.OnNxList;
-        record.NxPrevious = _nxTail;
-        record.NxNext = 0;
-        if (_nxTail == 0)
-            _nxHead = index;
-        else
-            Tables.Record(_nxTail).NxNext = index;
-        _nxTail = index;
-    }
-
-    // Pages lock held.
-    private void RemoveFromNxList(uint index)
-    {
-        ref TableRecord record = ref Tables.Record(index);
-        if ((record.Flags & TableRecord.OnNxList) == 0)
-            return;
-        record.Flags &= unchecked((byte)~TableRecord.OnNxList);
-        if (record.NxPrevious == 0)
-            _nxHead = record.NxNext;
-        else
-            Tables.Record(record.NxPrevious).NxNext = record.NxNext;
-        if (record.NxNext == 0)
-            _nxTail = record.NxPrevious;
-        else
-            Tables.Record(record.NxNext).NxPrevious = record.NxPrevious;
     }
 }

@@ -201,7 +201,7 @@ public sealed partial class TdpMmu
 
             // Somebody may have removed the table since it was linked, and cleared the flag.
             if ((record.Flags & TableRecord.NxDisallowed) != 0)
-                AddToNxList(index);
+                AddToNxList(vcpu.Actor, index);
             _pagesLock.Exit(vcpu.Actor);
         }
 

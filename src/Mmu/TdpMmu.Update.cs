@@ -230,8 +230,7 @@ public sealed partial class TdpMmu
         if (!table.IsNxHugePageDisallowed)
             return;
         _pagesLock.Enter(actor);
-        Tables.Record(table.Index).Flags &= unchecked((byte)~TableRecord.NxDisallowed);
-        RemoveFromNxList(table.Index);
+        Forget(actor, table.Index);
         _pagesLock.Exit(actor);
     }
 

@@ -62,12 +62,16 @@ public sealed partial class TdpMmu
     public void ZapAllFast(Actor actor)
     {
         MmuLock.EnterWrite(actor);
-        InvalidateRoots(actor, RootKinds.Direct);
-
-        // In the same critical section: a vCPU that loads roots after it gets a new one, one that runs on an old root is told here.
-        _vcpus.RequestAll(actor, VcpuRequest.FreeObsoleteRoots, wait: true);
+        InvalidateDirectRoots(actor);
         MmuLock.ExitWrite(actor);
         ZapInvalidatedRoots(actor, shared: true);
+    }
+
+    // mmu_lock write. In the same critical section: a vCPU that loads roots after it gets a new one, one that runs on an old root is told here.
+    private void InvalidateDirectRoots(Actor actor)
+    {
+        InvalidateRoots(actor, RootKinds.Direct);
+        _vcpus.RequestAll(actor, VcpuRequest.FreeObsoleteRoots, wait: true);
     }
 
     /// <summary>
@@ -114,20 +118,20 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Unlinks one table of a direct tree, if its parent entry still points to it (KVM: kvm_tdp_mmu_zap_sp, as NX recovery uses it; row 19). mmu_lock read;
-    /// the caller flushes before it leaves its RCU section.
+    /// Unlinks one table of a direct tree, if its parent entry still points to it (KVM: kvm_tdp_mmu_zap_sp, as NX recovery uses it; row 19). mmu_lock read and
+    /// inside an RCU section: the table may be freed as soon as it is left, so the caller flushes before.
     /// </summary>
     /// <returns>True when the table was unlinked; false when somebody else had done so.</returns>
     public bool ZapTable(Actor actor, TablePage table)
     {
         MmuLock.AssertHeld(actor);
+        Rcu.AssertReading(actor);
         if (table.IsRoot || table.IsMirror)
         {
             Warn($"{table} is not to be zapped by itself");
             return false;
         }
 
-        Rcu.ReadEnter(actor);
         var entry = new SpteRef(ref _memory.Word(table.ParentEntry.Value));
         Spte old = entry.Read();
 
@@ -144,7 +148,6 @@ public sealed partial class TdpMmu
                 Warn($"{table}: its parent entry changed but still points to it");
         }
 
-        Rcu.ReadExit(actor);
         return done;
     }
 

@@ -25,7 +25,6 @@ public sealed partial class TdpMmu : IRcuReclaimer
     private readonly ulong _endOfGfns;
     private readonly bool _hasMirror;
     private readonly bool _adEnabled;
-    private readonly bool _nxHugePages;
     private readonly SyncGate _warningGate = new();
     private long _warnings;
 

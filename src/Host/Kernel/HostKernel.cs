@@ -192,9 +192,11 @@ public sealed class HostKernel
         {
             if (!HasProcessor(package))
                 continue;
-            LogicalProcessor lp = Processors.IdleOf(actor, package)
-                ?? throw new InvalidOperationException($"{leaf.FullName()} needs a processor of package {package}, and all of them are held.");
-            TdxStatus status = CallToEnd(lp, leaf, rcx);
+            if (!Processors.TryBorrowOf(actor, package, out ProcessorLoan loan))
+                throw new InvalidOperationException($"{leaf.FullName()} needs a processor of package {package}, and all of them are held.");
+            TdxStatus status;
+            using (loan)
+                status = CallToEnd(loan.Processor, leaf, rcx);
             if (status != TdxStatus.SUCCESS)
                 return status;
         }

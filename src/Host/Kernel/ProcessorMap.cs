@@ -4,6 +4,10 @@ namespace Tdp.Host;
 /// Which actor runs on which logical processor. A processor's TLB, hazard slot and tick count belong to one thread at a time, so an actor holds a
 /// processor from <see cref="Bind(Actor)"/> to <see cref="Unbind"/> and nobody else uses it meanwhile.
 /// </summary>
+/// <remarks>
+/// A call that must run on a certain processor borrows it (<see cref="TryBorrow"/>), as smp_call_function does: the call runs on the caller's thread while the
+/// processor's own actor is away. Holding and borrowing change under one lock, so a processor that was found idle stays the finder's until it is returned.
+/// </remarks>
 public sealed class ProcessorMap
 {
     private readonly Machine _machine;
@@ -78,28 +82,46 @@ public sealed class ProcessorMap
     }
 
     /// <summary>
-    /// A processor of the package on which <paramref name="actor"/> may make one call: its own if it is of that package, else one that nobody
-    /// holds. This stands for smp_call_function: the call runs on the caller's thread while the target is idle.
+    /// Borrows a processor for one call: the actor's own, which it keeps, or one that nobody holds, which is nobody else's until the loan is disposed.
     /// </summary>
-    /// <returns>Null when every processor of the package is held by others.</returns>
-    public LogicalProcessor? IdleOf(Actor actor, int package)
+    /// <returns>False when another actor holds or borrows it; the loan is empty then.</returns>
+    public bool TryBorrow(Actor actor, int processor, out ProcessorLoan loan)
+    {
+        _lock.Enter(actor);
+        bool isOwn = ReferenceEquals(_ofProcessor[processor], actor);
+        bool isFree = _ofProcessor[processor] is null;
+        if (isFree)
+            _ofProcessor[processor] = actor;
+        _lock.Exit(actor);
+        loan = isOwn || isFree ? new ProcessorLoan(this, actor, _machine.Processors[processor], mustReturn: isFree) : default;
+        return isOwn || isFree;
+    }
+
+    /// <summary>Borrows a processor of a package: the actor's own if it is of that package, else one that nobody holds.</summary>
+    /// <returns>False when every processor of the package is held by others.</returns>
+    public bool TryBorrowOf(Actor actor, int package, out ProcessorLoan loan)
     {
         if (_ofActor[actor.Index] is { } own && own.Package == package)
-            return own;
+            return TryBorrow(actor, own.Id, out loan);
         foreach (LogicalProcessor lp in _machine.Processors)
         {
-            if (lp.Package == package && _ofProcessor[lp.Id] is null)
-                return lp;
+            if (lp.Package == package && TryBorrow(actor, lp.Id, out loan))
+                return true;
         }
 
-        return null;
+        loan = default;
+        return false;
     }
 
     /// <summary>Who holds a processor, or null; for checkers.</summary>
     public Actor? HolderOf(int processor) => _ofProcessor[processor];
 
-    /// <summary>True when the actor may make a call on the processor: it holds it, or nobody does.</summary>
-    public bool MayUse(Actor actor, int processor) => _ofProcessor[processor] is not { } holder || ReferenceEquals(holder, actor);
+    internal void Return(Actor actor, LogicalProcessor lp)
+    {
+        _lock.Enter(actor);
+        _ofProcessor[lp.Id] = null;
+        _lock.Exit(actor);
+    }
 
     private LogicalProcessor Take(Actor actor, int id)
     {
@@ -112,4 +134,26 @@ public sealed class ProcessorMap
     }
 
     private static InvalidOperationException NotBound(Actor actor) => new($"{actor} makes a call that needs a logical processor, but runs on none.");
+}
+
+/// <summary>A processor that an actor uses for one call (<see cref="ProcessorMap.TryBorrow"/>); disposing gives it back.</summary>
+public readonly struct ProcessorLoan : IDisposable
+{
+    private readonly ProcessorMap? _map;
+    private readonly Actor? _actor;
+
+    internal ProcessorLoan(ProcessorMap map, Actor actor, LogicalProcessor lp, bool mustReturn)
+    {
+        Processor = lp;
+        if (!mustReturn)
+            return;
+        _map = map;
+        _actor = actor;
+    }
+
+    /// <summary>The processor.</summary>
+    public LogicalProcessor Processor { get; }
+
+    /// <summary>Gives the processor back, unless it is the actor's own.</summary>
+    public void Dispose() => _map?.Return(_actor!, Processor);
 }

@@ -20,7 +20,6 @@ public sealed class HostMemory
     /// <summary>Page-table word: the page is part of a 2 MiB frame.</summary>
     internal const ulong Huge = 1 << 7;
 
-
     private const ulong FirstAddress = 0x7F00_0000_0000;
     private readonly Machine _machine;
     private readonly HostFrames _frames;
@@ -51,8 +50,8 @@ public sealed class HostMemory
         WordRun? table = WordRun.TryCreate(_machine, actor, pages);
         if (table is null)
             return 0;
-        ulong address = _next;
         MmapLock.EnterWrite(actor);
+        ulong address = _next;
         _next += ((pages << 12) + 0x20_0000 + 0x1F_FFFF) & ~0x1F_FFFFUL;
 
         // A new array each time: faults read the old or the new one, without the lock.

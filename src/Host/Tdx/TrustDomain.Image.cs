@@ -43,11 +43,11 @@ public sealed partial class TrustDomain
 
     private Errno AddPages(Actor actor, Gfn first, ulong pages, bool isMeasured, PageFill fill, ref ulong done)
     {
+        if (!_kernel.Frames.TryTake(actor, FrameUse.Kernel, out Hpa source, out _))
+            return Errno.ENOMEM;
         MmuVcpu mmu = _vm.VcpuOf(0).Mmu;
         Actor before = mmu.Actor;
         mmu.Actor = actor;
-        if (!_kernel.Frames.TryTake(actor, FrameUse.Kernel, out Hpa source, out _))
-            return Errno.ENOMEM;
         _vm.Srcu.ReadEnter(actor);
         Errno result = Errno.None;
         for (; done < pages && result == Errno.None; done += result == Errno.None ? 1UL : 0)

@@ -219,9 +219,11 @@ public sealed partial class Vcpu
     {
         if (_associated is not { } lp)
             return;
-        if (!Vm.Kernel.Processors.MayUse(actor, lp.Id))
+        if (!Vm.Kernel.Processors.TryBorrow(actor, lp.Id, out ProcessorLoan loan))
             throw new InvalidOperationException($"vCPU {Id} is associated with LP {lp.Id}, which another actor holds.");
-        TdxStatus status = Vm.Kernel.Port!.Call(lp, TdhLeaf.VP_FLUSH, _tdvpr.Value);
+        TdxStatus status;
+        using (loan)
+            status = Vm.Kernel.Port!.Call(lp, TdhLeaf.VP_FLUSH, _tdvpr.Value);
         _associated = null;
 
         // "Not associated": it has never been entered, or the TD is going down.
@@ -261,13 +263,16 @@ public sealed partial class Vcpu
                 return added;
         }
 
-        LogicalProcessor lp = kernel.Processors.MayUse(actor, Id) ? kernel.Machine.Processors[Id] : kernel.Processors.Of(actor);
+        bool isOwnNumber = kernel.Processors.TryBorrow(actor, Id, out ProcessorLoan loan);
+        LogicalProcessor lp = isOwnNumber ? loan.Processor : kernel.Processors.Of(actor);
         SeamRegisters registers = SeamRegisters.Call(
             TdhLeaf.VP_INIT, _tdvpr.Value, initialRcx, (ulong)Id, version: kernel.HasVpInitVersion1 ? 1 : 0);
 
         // Version 1 takes the TDR exclusively: under mmu_lock write it cannot meet a removal of another vCPU's (R24).
         Vm.Mmu.MmuLock.EnterWrite(actor);
-        TdxStatus status = kernel.Port!.Call(lp, ref registers);
+        TdxStatus status;
+        using (loan)
+            status = kernel.Port!.Call(lp, ref registers);
         Vm.Mmu.MmuLock.ExitWrite(actor);
         if (status != TdxStatus.SUCCESS)
             return td.Refused(TdhLeaf.VP_INIT, status);

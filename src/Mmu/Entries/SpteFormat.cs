@@ -14,7 +14,6 @@ public sealed class SpteFormat
     private readonly ulong _presentMask;
     private readonly ulong _leafBase;
     private readonly ulong _mmioValue;
-    private readonly bool _nxHugePages;
 
     /// <summary>Makes the format of a VM.</summary>
     public SpteFormat(MmuOptions options)
@@ -22,12 +21,15 @@ public sealed class SpteFormat
         _presentMask = Spte.SuppressVe | (options.ExecOnly ? 0 : Spte.Readable);
         _leafBase = Spte.PresentBit | _presentMask | Spte.Readable;
         _mmioValue = options.HasMirror ? 0UL : Spte.WritableBit | Spte.ExecutableBit;
-        _nxHugePages = options.NxHugePages;
+        IsNxHugePages = options.NxHugePages;
         WriteBackType = Spte.WriteBack | (options.IgnoreGuestPat ? Spte.IgnorePat : 0);
     }
 
     /// <summary>Memory type of ordinary memory: write-back, with IPAT iff the guest's PAT is ignored. Device memory is uncached: 0.</summary>
     public ulong WriteBackType { get; }
+
+    /// <summary>Leaves above 4K are made without execute. Changed under mmu_lock write, read under mmu_lock.</summary>
+    internal bool IsNxHugePages { get; set; }
 
     /// <summary>The bits of an entry that only an MMIO entry leaves at this value: 110b and bit 63 clear; in a TD 000b and bit 63 clear.</summary>
     public ulong MmioValue => _mmioValue;
@@ -53,7 +55,7 @@ public sealed class SpteFormat
         if (level == 1)
             spte |= Spte.ExecutableBit;
         else
-            spte |= _nxHugePages ? Spte.LargeBit : Spte.LargeBit | Spte.ExecutableBit;
+            spte |= IsNxHugePages ? Spte.LargeBit : Spte.LargeBit | Spte.ExecutableBit;
         if (hostWritable)
             spte |= trackWrites ? Spte.HostWritable : Spte.HostWritable | Spte.MmuWritable | Spte.WritableBit | Spte.DirtyBit;
         if (!prefetch)

@@ -213,12 +213,12 @@ internal sealed partial class ReplayedSequence
         TablePage table = Find(root, (int)Number(inputs, "level"), Number(inputs, "gfn"));
         if (table.IsNone)
             return "SKIP";
-        return Exclusive(() => Flag(_mmu.ZapTable(_world.Actor, table)));
+        return Exclusive(() => WithRcu(() => Flag(_mmu.ZapTable(_world.Actor, table))));
     }
 
     private string RecoverNx(JsonElement record)
     {
-        return Exclusive(() =>
+        return Exclusive(() => WithRcu(() =>
         {
             Root? owner = null;
             if (_mmu.NxList.Count > 0)
@@ -228,7 +228,16 @@ internal sealed partial class ReplayedSequence
             Compare(record, "sp", record.GetProperty("sp").GetRawText(), $"[\"{owner}\",{table.Level.Value},\"0x{table.Gfn.Value:x}\"]");
             _mmu.FlushRemoteTlbs(_world.Actor);
             return "1";
-        });
+        }));
+    }
+
+    // A table that was zapped may be looked at, and is flushed for, before the section ends.
+    private string WithRcu(Func<string> body)
+    {
+        _mmu.Rcu.ReadEnter(_world.Actor);
+        string result = body();
+        _mmu.Rcu.ReadExit(_world.Actor);
+        return result;
     }
 
     // Not code of the MMU: what the processor does. It sets A and D only in leaves of A/D type "enabled".

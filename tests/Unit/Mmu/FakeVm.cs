@@ -42,6 +42,9 @@ internal sealed class FakeVm : IGuestBacking, IVcpuSet, IExternalPageTable, IDis
 
     public List<VcpuRequest> Requests { get; } = [];
 
+    /// <summary>Runs when a request is made, on the requester.</summary>
+    public Action<VcpuRequest>? OnRequest { get; set; }
+
     public List<GfnRange> RangeFlushes { get; } = [];
 
     public List<ulong> Dirty { get; } = [];
@@ -132,6 +135,15 @@ internal sealed class FakeVm : IGuestBacking, IVcpuSet, IExternalPageTable, IDis
         Mmu.MmuLock.ExitWrite(Main);
     }
 
+    /// <summary>Zaps one table; mmu_lock is the caller's.</summary>
+    public bool ZapTable(TablePage table)
+    {
+        Mmu.Rcu.ReadEnter(Main);
+        bool done = Mmu.ZapTable(Main, table);
+        Mmu.Rcu.ReadExit(Main);
+        return done;
+    }
+
     /// <summary>The sum of leaves and tables over all roots equals the statistics (I48, I49).</summary>
     public void AssertCounts()
     {
@@ -205,7 +217,11 @@ internal sealed class FakeVm : IGuestBacking, IVcpuSet, IExternalPageTable, IDis
 
     ulong IGuestBacking.SlotGeneration(MmuVcpu vcpu) => Generation;
 
-    void IVcpuSet.RequestAll(Actor actor, VcpuRequest request, bool wait) => Requests.Add(request);
+    void IVcpuSet.RequestAll(Actor actor, VcpuRequest request, bool wait)
+    {
+        Requests.Add(request);
+        OnRequest?.Invoke(request);
+    }
 
     void IVcpuSet.FlushRange(Actor actor, GfnRange range) => RangeFlushes.Add(range);
 

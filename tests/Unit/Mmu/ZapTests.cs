@@ -72,7 +72,7 @@ public sealed class ZapTests
             vm.Mmu.MmuLock.EnterRead(vm.Main);
         else
             vm.Mmu.MmuLock.EnterWrite(vm.Main);
-        Assert.True(vm.Mmu.ZapTable(vm.Main, table));
+        Assert.True(vm.ZapTable(table));
         if (shared)
             vm.Mmu.MmuLock.ExitRead(vm.Main);
         else
@@ -99,7 +99,7 @@ public sealed class ZapTests
         Gfn gfn = new(FakeVm.SlotStart + 3);
         vm.Touch(vm.Vcpus[0], gfn);
         TablePage table = vm.Mmu.TableOf(vm.Entry(vm.Vcpus[0].DirectRoot!, gfn, 2));
-        vm.Exclusive(() => vm.Mmu.ZapTable(vm.Main, table));
+        vm.Exclusive(() => vm.ZapTable(table));
         vm.Machine.Memory.Table(table.Frame)[9] = 0x8600_0000_7ABC_DB77;
         vm.Mmu.Rcu.Barrier(vm.Main);
         Assert.Equal("I46", Assert.Single(vm.Machine.Findings.All).Rule);
@@ -114,7 +114,7 @@ public sealed class ZapTests
         vm.Touch(vm.Vcpus[0], gfn);
         TablePage table = vm.Mmu.TableOf(vm.Entry(vm.Vcpus[0].DirectRoot!, gfn, 2));
         Hpa frame = table.Frame;
-        vm.Exclusive(() => vm.Mmu.ZapTable(vm.Main, table));
+        vm.Exclusive(() => vm.ZapTable(table));
         vm.Mmu.Rcu.Barrier(vm.Main);
         vm.Machine.Memory.Table(frame)[9] = 0x8600_0000_7ABC_DB77;
         foreach (MmuVcpu vcpu in vm.Vcpus)
