@@ -54,6 +54,9 @@ public enum MmuCounter
     /// <summary>nx_lpage_splits: tables on the list of NX recovery now.</summary>
     NxSplits,
 
+    /// <summary>Tables that were taken apart and unlinked.</summary>
+    TablesRemoved,
+
     /// <summary>Number of counters.</summary>
     Count,
 }

@@ -57,6 +57,9 @@ public sealed class MmuVcpu
     /// <summary>Filled by the backing together with <see cref="FaultResult.BadAddress"/>; what the memory-fault exit reports.</summary>
     public MemoryFaultInfo MemoryFault { get; set; }
 
+    /// <summary>The record of the fault that runs now, or of the last one: for checkers on the vCPU's own thread, or while it cannot run.</summary>
+    public ref readonly Fault CurrentFault => ref _faults[FaultInUse];
+
     /// <summary>The record of the fault that runs now.</summary>
     internal ref Fault Fault
     {
@@ -64,8 +67,8 @@ public sealed class MmuVcpu
         get => ref _faults[FaultInUse];
     }
 
-    /// <summary>Tables in the cache.</summary>
-    internal int TableCount => _tableCount;
+    /// <summary>Tables in the cache, taken from the stock and not used yet.</summary>
+    public int TableCount => _tableCount;
 
     /// <summary>Frame number + 1 of the last MMIO access and the generation it was valid in.</summary>
     internal ulong MmioGfnPlusOne { get; set; }

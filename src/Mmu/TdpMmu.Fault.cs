@@ -25,6 +25,8 @@ public sealed partial class TdpMmu
         }
 
         ref Fault fault = ref Decode(vcpu, addr, errorCode);
+        if (Checks.On && FaultObserver is not null)
+            return HandleObserved(ref fault);
         FaultResult result = Resolve(ref fault);
         if (result == FaultResult.Fixed)
         {
@@ -53,7 +55,11 @@ public sealed partial class TdpMmu
 
         ref Fault fault = ref Decode(vcpu, addr, errorCode);
         fault.Prefetch = true;
+        if (Checks.On && FaultObserver is not null)
+            FaultObserver.Began(fault);
         FaultResult result = Resolve(ref fault);
+        if (Checks.On && FaultObserver is not null)
+            FaultObserver.Ended(fault, result);
         level = fault.GoalLevel;
         return result;
     }
@@ -149,6 +155,20 @@ public sealed partial class TdpMmu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool IsStale(ref Fault fault) =>
         fault.Vcpu.DirectRoot!.IsInvalid || (fault.Slot is not null && Invalidation.MustRetry(fault.Seq, fault.Gfn));
+
+    // The rest of HandleFault with somebody watching.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult HandleObserved(ref Fault fault)
+    {
+        FaultObserver!.Began(fault);
+        FaultResult result = Resolve(ref fault);
+        if (result == FaultResult.Fixed)
+            Statistics.Add(fault.Vcpu.Actor, MmuCounter.PfFixed);
+        else
+            result = Finish(fault.Vcpu, fault.Addr, fault.ErrorCode, result);
+        FaultObserver.Ended(fault, result);
+        return result;
+    }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private FaultResult NoRoot()

@@ -13,6 +13,14 @@ public readonly record struct SpteVisit(Gfn Gfn, Alias Alias, Level Level, int I
     public SpteKind Kind => Spte.Kind(Level);
 }
 
+/// <summary>One step of a walk over a range.</summary>
+/// <param name="Gfn">First frame number of the entry.</param>
+/// <param name="Goal">The frame number that the walk is on its way to.</param>
+/// <param name="Level">Level of the entry.</param>
+/// <param name="Spte">Its value as the walk saw it.</param>
+/// <param name="IsYield">The walk gave mmu_lock up here and goes on from the root: the entry will be visited again.</param>
+public readonly record struct WalkStep(ulong Gfn, ulong Goal, Level Level, Spte Spte, bool IsYield);
+
 /// <content>Looking, without changing anything.</content>
 public sealed partial class TdpMmu
 {
@@ -23,6 +31,18 @@ public sealed partial class TdpMmu
 
     /// <summary>The table behind a present non-leaf entry.</summary>
     public TablePage TableOf(Spte entry) => new(Tables, Tables.IndexOf(entry.Address));
+
+    /// <summary>The table of this VM that lies in a frame; none when the frame holds no table, or another VM's. No event.</summary>
+    public TablePage TableIn(Hpa frame)
+    {
+        ref FrameRecord record = ref _memory.Record(frame.Frame);
+        if (record.Use != FrameUse.HostTable || record.Tag == 0 || record.Tag > Tables.Made || Tables.Record(record.Tag).Frame != frame.Value)
+            return TablePage.None;
+        return new TablePage(Tables, record.Tag);
+    }
+
+    /// <summary>Table <paramref name="index"/> of this VM, 1..<see cref="TablesMade"/>, in whatever state it is.</summary>
+    public TablePage TableAt(uint index) => new(Tables, index);
 
     /// <summary>Tables that exist: linked, in caches, in stock, waiting for a grace period; for memory accounting.</summary>
     public long TablesMade => Tables.Made;
@@ -50,6 +70,29 @@ public sealed partial class TdpMmu
             return false;
         int level = GetWalk(vcpu, root, addr.Value >> 12, path);
         return level > 0 && path[root.Level.Value - level].IsLeaf(new Level(level));
+    }
+
+    /// <summary>
+    /// Walks a range as every operation does, with the MMU's own iterator and its yields, and shows each entry met (I50, I51). Changes nothing. mmu_lock is
+    /// held for read and given up at the yields.
+    /// </summary>
+    /// <param name="actor">Who walks.</param>
+    /// <param name="root">The root; the caller has a reference, or nobody can take the last one.</param>
+    /// <param name="range">The pages, natural.</param>
+    /// <param name="leastLevel">Entries below it are not visited.</param>
+    /// <param name="step">Receives each visit; <see cref="WalkStep.IsYield"/> where the lock was given up instead.</param>
+    public void Walk(Actor actor, Root root, GfnRange range, Level leastLevel, Action<WalkStep> step)
+    {
+        MmuLock.AssertRead(actor);
+        Rcu.ReadEnter(actor);
+        var it = new TdpIterator(_memory, root, leastLevel.Value, range.Start.Value, root.RawBits);
+        for (; it.Valid && it.Gfn < range.End.Value; it.Next())
+        {
+            bool yields = YieldIfNeeded(actor, ref it, flush: false, shared: true);
+            step(new WalkStep(it.Gfn, it.Goal, it.Level, it.Old, yields));
+        }
+
+        Rcu.ReadExit(actor);
     }
 
     internal int GetWalk(MmuVcpu vcpu, Root root, ulong gfn, Span<Spte> path)

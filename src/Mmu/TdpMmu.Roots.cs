@@ -24,6 +24,15 @@ public sealed partial class TdpMmu
         }
     }
 
+    /// <summary>The roots in the list, newest first, without events and without allocation: for checkers.</summary>
+    public RootList ListedRoots => new(this);
+
+    internal Root? PeekFirst() => PeekSlot(_rootHead.Peek());
+
+    internal Root? PeekNext(Root root) => PeekSlot(root.Next.Peek());
+
+    private Root? PeekSlot(int slot) => slot < 0 ? null : _rootSlots[slot];
+
     /// <summary>The mask that belongs to an alias filter (tdp-mmu 1.5). A VM without mirror: always direct. An empty filter is a WARN.</summary>
     public RootKinds KindsOf(AliasFilter filter)
     {

@@ -227,6 +227,7 @@ public sealed partial class TdpMmu
     private void Unlink(Actor actor, TablePage table)
     {
         Statistics.Add(actor, MmuCounter.Tables, -1);
+        Statistics.Add(actor, MmuCounter.TablesRemoved);
         if (!table.IsNxHugePageDisallowed)
             return;
         _pagesLock.Enter(actor);

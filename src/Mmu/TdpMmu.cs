@@ -105,6 +105,9 @@ public sealed partial class TdpMmu : IRcuReclaimer
     /// </summary>
     public Func<bool>? NeedResched { get; set; }
 
+    /// <summary>Told of every fault; null for nobody. Not to be changed while vCPUs fault.</summary>
+    public IFaultObserver? FaultObserver { get; set; }
+
     /// <summary>One past the largest frame number of the host: whole-root walks end there (tdp-mmu 1.1, 3.1).</summary>
     public ulong EndOfGfns => _endOfGfns;
 

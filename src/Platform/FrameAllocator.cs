@@ -50,7 +50,7 @@ public sealed class FrameAllocator
             frame = Hpa.OfFrame(number);
         }
 
-        _machine.Memory.Record(frame.Frame).Name = actor.NextFrameName();
+        _machine.Memory.Name(frame.Frame, actor.NextFrameName());
         _machine.Ledger.HandOver(frame, FrameUse.Free, use);
         return true;
     }
@@ -68,7 +68,7 @@ public sealed class FrameAllocator
 
         foreach (Hpa frame in into[..taken])
         {
-            _machine.Memory.Record(frame.Frame).Name = actor.NextFrameName();
+            _machine.Memory.Name(frame.Frame, actor.NextFrameName());
             _machine.Ledger.HandOver(frame, FrameUse.Free, use);
         }
 
@@ -105,7 +105,7 @@ public sealed class FrameAllocator
     found:
         for (ulong i = 0; i < frames; i++)
         {
-            _machine.Memory.Record(first.Frame + i).Name = actor.NextFrameName();
+            _machine.Memory.Name(first.Frame + i, actor.NextFrameName());
             _machine.Ledger.HandOver(first + (i << 12), FrameUse.Free, use);
         }
 
@@ -123,7 +123,7 @@ public sealed class FrameAllocator
             _live++;
         }
 
-        _machine.Memory.Record(frame.Frame).Name = actor.NextFrameName();
+        _machine.Memory.Name(frame.Frame, actor.NextFrameName());
         _machine.Ledger.HandOver(frame, FrameUse.Free, use);
         return true;
     }

@@ -26,6 +26,8 @@ public sealed unsafe class PhysicalMemory : IWordResolver, IDisposable
     private const int MapPrivateAnonymousNoReserve = 0x2 | 0x20 | 0x4000;
     private const int DontNeed = 4;
     private readonly HpaRange[] _ranges;
+    private readonly Dictionary<ulong, ulong>? _named = Explore.On ? [] : null;
+    private readonly SyncGate _nameGate = new();
     private byte* _base;
     private FrameRecord* _records;
 
@@ -96,6 +98,34 @@ public sealed unsafe class PhysicalMemory : IWordResolver, IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public ref FrameRecord Record(ulong frame) => ref _records[frame];
 
+    /// <summary>Gives a frame its structural name (decisions D14). Whoever takes it from a cache calls this before anybody else can reach it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Name(ulong frame, ulong name)
+    {
+        if (Explore.On)
+            Remember(frame, name);
+        _records[frame].Name = name;
+    }
+
+    /// <summary>The frame that has a structural name now; for whoever sees events, which name words by their frame. Only under the hook. No event.</summary>
+    /// <returns>False when no frame has the name any more.</returns>
+    public bool TryFindNamed(ulong name, out Hpa frame)
+    {
+        // A frame without a name is called by its number; names given out start at 2^32.
+        if (name < 1UL << 32)
+        {
+            frame = Hpa.OfFrame(name);
+            return name < Top >> 12;
+        }
+
+        using (_nameGate.Hold())
+        {
+            bool found = _named is not null && _named.TryGetValue(name, out ulong number) && _records[number].Name == name;
+            frame = found ? Hpa.OfFrame(_named![name]) : default;
+            return found;
+        }
+    }
+
     /// <summary>Zeroes a frame.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Zero(Hpa frame) => NativeMemory.Clear(_base + frame.Value, 4096);
@@ -156,6 +186,16 @@ public sealed unsafe class PhysicalMemory : IWordResolver, IDisposable
     [DllImport("libc", SetLastError = true)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.System32)]
     private static extern int madvise(void* address, nuint length, int advice);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void Remember(ulong frame, ulong name)
+    {
+        using (_nameGate.Hold())
+        {
+            _named!.Remove(_records[frame].Name);
+            _named[name] = frame;
+        }
+    }
 
     private void Release()
     {

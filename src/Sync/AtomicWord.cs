@@ -18,6 +18,10 @@ public readonly ref struct AtomicWord
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public ulong Read([CallerMemberName] string site = "") => Explore.On ? HookedRead(EventKind.Read, site) : Volatile.Read(ref _word);
 
+    /// <summary>The value without an event: for checkers and reports, which must not be interleaving points themselves.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ulong Peek() => Volatile.Read(ref _word);
+
     /// <summary>Atomic store with release order.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Write(ulong value, [CallerMemberName] string site = "")

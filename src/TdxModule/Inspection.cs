@@ -191,9 +191,9 @@ public sealed partial class TdxModule
 
     private static TdView View(TdControl td)
     {
-        ulong state = td.State.PlainRead();
-        ulong epoch = td.Epoch.PlainRead();
-        ulong counts = td.VcpuCounts.PlainRead();
+        ulong state = td.State.Peek();
+        ulong epoch = td.Epoch.Peek();
+        ulong counts = td.VcpuCounts.Peek();
         return new TdView
         {
             Tdr = td.Tdr,

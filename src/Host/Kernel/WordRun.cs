@@ -29,6 +29,9 @@ public sealed class WordRun
         get => new(ref _machine.Memory.Word(_base + (index << 3)));
     }
 
+    /// <summary>A word's value without an event: for checkers and reports.</summary>
+    public ulong Peek(ulong index) => this[index].Peek();
+
     /// <summary>Allocates <paramref name="length"/> zero words.</summary>
     /// <returns>Null when there is no memory (-ENOMEM).</returns>
     public static WordRun? TryCreate(Machine machine, Actor actor, ulong length)

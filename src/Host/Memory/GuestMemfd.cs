@@ -89,7 +89,7 @@ public sealed class GuestMemfd
     /// <summary>The frame of a page if there is one; for checkers and reports, no event and no allocation.</summary>
     public Hpa? Peek(ulong page)
     {
-        ulong word = page < Pages ? _index[page].PlainRead() : 0;
+        ulong word = page < Pages ? _index.Peek(page) : 0;
         return (word & Present) != 0 ? new Hpa(word & Hpa.Mask) : null;
     }
 

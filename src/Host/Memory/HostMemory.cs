@@ -121,7 +121,7 @@ public sealed class HostMemory
     /// <summary>The frame behind an address if there is one; no event, for checkers.</summary>
     public Hpa? Peek(ulong address)
     {
-        ulong word = Find(address) is { } region ? region.Table[(address - region.Start) >> 12].PlainRead() : 0;
+        ulong word = Find(address) is { } region ? region.Table.Peek((address - region.Start) >> 12) : 0;
         return (word & Present) != 0 ? new Hpa(word & Hpa.Mask) : null;
     }
 

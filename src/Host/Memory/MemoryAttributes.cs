@@ -58,6 +58,15 @@ public sealed class MemoryAttributes
         return IsPrivate(gfn, ref cache);
     }
 
+    /// <summary>True when the frame is private; no event, for checkers. While a conversion stores, either answer is possible for its range.</summary>
+    public bool PeekPrivate(Gfn gfn)
+    {
+        ulong chunk = gfn.Value >> LeafBits;
+        ulong directory = chunk >> DirectoryBits < _top.Length ? _top.Peek(chunk >> DirectoryBits) : 0;
+        ulong leaf = directory == 0 ? 0 : _machine.Memory.Entry(new Hpa(directory & Hpa.Mask), (int)(chunk & 511)).Peek() & Hpa.Mask;
+        return leaf != 0 && (Bitmap(leaf, gfn).Peek() & (1UL << ((int)gfn.Value & 63))) != 0;
+    }
+
     /// <summary>True when every frame of the range has the attribute.</summary>
     public bool IsAll(GfnRange range, bool isPrivate)
     {

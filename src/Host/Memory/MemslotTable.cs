@@ -108,6 +108,9 @@ public sealed class MemslotTable
         get => Explore.On ? _sets[_active.Read()] : _current;
     }
 
+    /// <summary>The published set without an event: for checkers.</summary>
+    public MemslotSet PeekActive => Explore.On ? _sets[_active.Peek()] : _current;
+
     /// <summary>Generation; bit 63 while an update is in progress.</summary>
     public ulong Generation => _generation.Read();
 

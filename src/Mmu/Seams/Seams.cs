@@ -103,3 +103,21 @@ public interface IVcpuSet
     /// <summary>A flush of a whole slot; hardware without one flushes the whole VM.</summary>
     void FlushSlot(Actor actor, MmuSlot slot) => FlushRange(actor, slot.Range);
 }
+
+/// <summary>
+/// Sees each fault of a VM begin and end, on the thread that takes it (I30, I52, I64, I67, I68, I78). For checkers: called only where they run at all
+/// (<see cref="Checks.On"/>).
+/// </summary>
+public interface IFaultObserver
+{
+    /// <summary>A fault was decoded; nothing has been looked up and no lock is held.</summary>
+    void Began(in Fault fault);
+
+    /// <summary>
+    /// The fault ended, all locks are dropped. A fault that <see cref="TdpMmu.HandleFault"/> answered without a record (a vCPU without roots, MMIO found by the
+    /// hardware) has neither begun nor ended here.
+    /// </summary>
+    /// <param name="fault">Its record, as the fault left it.</param>
+    /// <param name="result">The answer.</param>
+    void Ended(in Fault fault, FaultResult result);
+}

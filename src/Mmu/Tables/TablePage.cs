@@ -47,12 +47,19 @@ public readonly struct TablePage : IEquatable<TablePage>
     /// <summary>A huge page was refused here because of the NX workaround.</summary>
     public bool IsNxHugePageDisallowed => (Record.Flags & TableRecord.NxDisallowed) != 0;
 
-    internal uint Index { get; }
+    /// <summary>Given back: nobody may use it any more (I45).</summary>
+    public bool IsFreed => (Record.Flags & TableRecord.Freed) != 0;
+
+    /// <summary>Number of the table in its VM, from 1; given again to another table after this one was freed.</summary>
+    public uint Index { get; }
 
     private ref TableRecord Record => ref _store!.Record(Index);
 
     /// <summary>Entry 0..511; an atomic read.</summary>
     public Spte this[int index] => new(_store!.Memory.Entry(Frame, index).Read());
+
+    /// <summary>Entry 0..511 without an event: for checkers and reports.</summary>
+    public Spte Peek(int index) => new(_store!.Memory.Entry(Frame, index).Peek());
 
     /// <summary>Same table.</summary>
     public static bool operator ==(TablePage left, TablePage right) => left.Equals(right);

@@ -75,7 +75,7 @@ internal sealed class TableStore
             if (Checks.On)
                 CheckCanary(into[i], record.Frame);
             record.Flags = 0;
-            Memory.Record(record.Frame >> 12).Name = actor.NextFrameName();
+            Memory.Name(record.Frame >> 12, actor.NextFrameName());
         }
 
         if (taken < into.Length)
