@@ -1,3 +1,4 @@
+using System.Linq;
 using Tdp.Module;
 using Tdp.Platform;
 
@@ -8,9 +9,9 @@ internal sealed class ModuleRig : IDisposable
 {
     private ulong _next;
 
-    public ModuleRig(BehaviourProfile? profile = null, TdxModuleOptions? options = null, int vcpus = 3, bool bringUp = true)
+    public ModuleRig(BehaviourProfile? profile = null, TdxModuleOptions? options = null, int vcpus = 3, bool bringUp = true, MachineDescription? machine = null)
     {
-        Machine = new Machine(MachineDescription.Default(vcpus, 64 << 20));
+        Machine = new Machine(machine ?? MachineDescription.Default(vcpus, 64 << 20));
         Module = new TdxModule(Machine, profile ?? BehaviourProfile.Documented, options ?? new TdxModuleOptions { TdmrInitPages = 262144 });
         foreach (LogicalProcessor lp in Machine.Processors)
             lp.VmxOn = true;
@@ -39,6 +40,9 @@ internal sealed class ModuleRig : IDisposable
         return page;
     }
 
+    /// <summary>One past the last page that was handed out.</summary>
+    public ulong PagesEnd => _next;
+
     /// <summary>A free 2 MiB range.</summary>
     public Hpa LargePage()
     {
@@ -64,14 +68,15 @@ internal sealed class ModuleRig : IDisposable
         return after;
     }
 
-    public void BringUp(ulong hkid = 16)
+    /// <summary>SYS.INIT to SYS.TDMR.INIT; of the TDMRs, which are all configured, only the first <paramref name="tdmrs"/> become usable.</summary>
+    public void BringUp(ulong hkid = 16, int tdmrs = int.MaxValue)
     {
         Must(TdhLeaf.SYS_INIT);
         for (int i = 0; i < Machine.Processors.Count; i++)
             Must(TdhLeaf.SYS_LP_INIT, lp: i);
         Must(TdhLeaf.SYS_CONFIG, WriteTdmrs().Value, (ulong)Machine.Description.Tdmrs.Count, hkid);
         OnEachPackage(lp => Must(TdhLeaf.SYS_KEY_CONFIG, lp: lp));
-        foreach (TdmrDescription tdmr in Machine.Description.Tdmrs)
+        foreach (TdmrDescription tdmr in Machine.Description.Tdmrs.Take(tdmrs))
         {
             while (Must(TdhLeaf.SYS_TDMR_INIT, tdmr.Range.Base).Rdx < tdmr.Range.End)
             {
@@ -128,14 +133,14 @@ internal sealed class ModuleRig : IDisposable
     }
 
     /// <summary>MNG.CREATE to MNG.INIT and <paramref name="vcpus"/> vCPUs, vCPU n initialised on processor n.</summary>
-    public Hpa BuildTd(int vcpus = 1, ulong attributes = 0, ulong flags = 4, ulong hkid = 17)
+    public Hpa BuildTd(int vcpus = 1, ulong attributes = 0, ulong flags = 4, ulong hkid = 17, ulong eptp = 0x1E)
     {
         Tdr = Page();
         Must(TdhLeaf.MNG_CREATE, Tdr.Value, hkid);
         OnEachPackage(lp => Must(TdhLeaf.MNG_KEY_CONFIG, Tdr.Value, lp: lp));
         for (int i = 0; i < 6; i++)
             Must(TdhLeaf.MNG_ADDCX, Page().Value, Tdr.Value);
-        Must(TdhLeaf.MNG_INIT, Tdr.Value, Parameters(attributes, flags).Value);
+        Must(TdhLeaf.MNG_INIT, Tdr.Value, Parameters(attributes, flags, eptp).Value);
         for (int i = 0; i < vcpus; i++)
             AddVcpu(i);
         return Tdr;
