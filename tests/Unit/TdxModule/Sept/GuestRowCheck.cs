@@ -10,7 +10,7 @@ internal static class GuestRowCheck
 
     public static void Call(in SeptRowRun run, SeptScene scene)
     {
-        (SeptRow row, SceneSetup setup, int request, _) = run;
+        (SeptRow row, SceneSetup setup, int request, _, _) = run;
         Vmcs vmcs = scene.EnterGuest();
         ulong gpa = scene.Gpa;
         ModuleState expected = scene.Snapshot();
@@ -58,7 +58,7 @@ internal static class GuestRowCheck
 
     public static void Access(in SeptRowRun run, SeptScene scene)
     {
-        (SeptRow row, SceneSetup setup, _, AccessKind access) = run;
+        (SeptRow row, SceneSetup setup, _, AccessKind access, _) = run;
         Vmcs vmcs = scene.EnterGuest();
         ulong gpa = scene.Gpa + 0x18;
         if (row.Has("held"))

@@ -10,14 +10,16 @@ internal static class HostRowCheck
 
     public static void Call(in SeptRowRun run, SeptScene scene)
     {
-        (SeptRow row, SceneSetup setup, int level, _) = run;
+        (SeptRow row, SceneSetup setup, int level, _, _) = run;
         SeamRegisters call = HostCalls.Legal(row.Leaf, scene, level, row.Has("allowed"));
         ModuleState expected = scene.Snapshot();
         ulong word = WordOf(expected, scene, level);
         if (SeptFormat.IsLeaf(row.From))
             scene.Rig.Machine.Memory.Word(scene.Page + HostCalls.Offset) = Pattern;
 
-        SeamRegisters after = scene.Rig.Raw(0, call);
+        SeamRegisters after;
+        using (run.InOrder ? scene.TakeLocksInOrder() : null)
+            after = scene.Rig.Raw(0, call);
 
         bool found = row.Answer != "WALK" || setup.Children == SceneChildren.Mapped;
         string answer = row.Answer != "WALK" ? row.Answer : found ? "SUCCESS" : "EPT_ENTRY_NOT_PRESENT|RCX";

@@ -9,7 +9,8 @@ namespace Tdp.Tests.Unit.Seam.Sept;
 /// <param name="Setup">How the entry comes into the row's state.</param>
 /// <param name="Request">Level that a guest leaf asks for; the entry's own for a host leaf.</param>
 /// <param name="Access">Kind of a guest access.</param>
-internal readonly record struct SeptRowRun(SeptRow Row, SceneSetup Setup, int Request, AccessKind Access = AccessKind.Read)
+/// <param name="InOrder">Whether the call must take its locks one by one.</param>
+internal readonly record struct SeptRowRun(SeptRow Row, SceneSetup Setup, int Request, AccessKind Access = AccessKind.Read, bool InOrder = false)
 {
     public static IEnumerable<SeptRowRun> Of(SeptRow row) => Every(row).Where(r => r.Setup.Obstacle is null);
 
@@ -26,10 +27,11 @@ internal readonly record struct SeptRowRun(SeptRow Row, SceneSetup Setup, int Re
                 GuestRowCheck.Call(this, scene);
             else
                 HostRowCheck.Call(this, scene);
+            Assert.Empty(scene.Broken());
         }
         catch (Xunit.Sdk.XunitException failure)
         {
-            throw new Xunit.Sdk.XunitException($"{Row}: {Setup}, level {Request} asked, {Access}{Environment.NewLine}{failure.Message}", failure);
+            throw new Xunit.Sdk.XunitException($"{Row}: {Setup}, level {Request} asked, {Access}, {(InOrder ? "locks in order" : "locks at once")}{Environment.NewLine}{failure.Message}", failure);
         }
     }
 
@@ -53,6 +55,8 @@ internal readonly record struct SeptRowRun(SeptRow Row, SceneSetup Setup, int Re
                             AccessKind[] kinds = row.Leaf != "GUEST.ACCESS" ? [AccessKind.None] : row.Has("write") ? [AccessKind.Write] : [AccessKind.Read, AccessKind.Fetch];
                             foreach (AccessKind kind in kinds)
                                 yield return new SeptRowRun(row, setup, row.Levels == "any" ? level : request, kind);
+                            if (!guest && level <= 1)
+                                yield return new SeptRowRun(row, setup, level, AccessKind.None, InOrder: true);
                         }
                     }
                 }

@@ -1,5 +1,7 @@
+using Tdp.Harness.Invariants;
 using Tdp.Module;
 using Tdp.Platform;
+using Tdp.Sync;
 
 namespace Tdp.Tests.Unit.Seam.Sept;
 
@@ -125,6 +127,21 @@ internal sealed class SeptScene : IDisposable
 
     public ModuleState Snapshot() => ModuleState.Of(Rig, withSecondTdmr: _setup.Level == 2);
 
+    /// <summary>What the module's invariants say of the state as it is now (TM01 to TM06); empty when they hold.</summary>
+    public IReadOnlyList<Finding> Broken()
+    {
+        FindingLog findings = new();
+        ulong end = _setup.Level == 2 ? SeptMachine.Whole + (1UL << 30) : Rig.PagesEnd;
+        ModuleInvariants.Check(Rig.Module, findings, new HpaRange(SeptMachine.Small, end - SeptMachine.Small));
+        return findings.All;
+    }
+
+    /// <summary>
+    /// Until it is disposed, calls on processor 0 take their locks one by one in the documented order: the processor's hazard slot has no room for taking
+    /// them together, which is what a free run does otherwise. Both ways must give the same answers.
+    /// </summary>
+    public CrowdedProcessor TakeLocksInOrder() => new(Rig.Lp(0));
+
     /// <summary>Puts vCPU 0 into the guest on processor 0.</summary>
     public Vmcs EnterGuest() => Rig.EnterTd(0);
 
@@ -224,5 +241,31 @@ internal sealed class SeptScene : IDisposable
         Rig.Must(TdhLeaf.MEM_RANGE_BLOCK, Operand, Tdr);
         if (_setup.Mode is SceneMode.Tracked or SceneMode.Busy)
             Rig.Must(TdhLeaf.MEM_TRACK, Tdr);
+    }
+}
+
+/// <summary>A processor that shares so many locks already that no call on it can take three at once.</summary>
+internal sealed class CrowdedProcessor : IDisposable
+{
+    private const int Many = 14;
+    private readonly WordBlock _locks = new(0, separateLines: false, "test");
+    private readonly List<int> _holds = [];
+    private readonly LogicalProcessor _lp;
+
+    public CrowdedProcessor(LogicalProcessor lp)
+    {
+        _lp = lp;
+        _locks[0] = TryLock.Biased;
+        for (int i = 0; i < Many; i++)
+        {
+            Assert.Equal(LockAnswer.Taken, new TryLock(ref _locks[0]).TryShared(lp.Hazards, LockSide.Host, out int hold));
+            _holds.Add(hold);
+        }
+    }
+
+    public void Dispose()
+    {
+        foreach (int hold in _holds)
+            new TryLock(ref _locks[0]).ReleaseShared(_lp.Hazards, hold);
     }
 }
