@@ -1,4 +1,3 @@
-using System.Linq;
 using Tdp.Module;
 using Tdp.Platform;
 

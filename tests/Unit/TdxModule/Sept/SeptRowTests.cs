@@ -1,6 +1,4 @@
-using System.Linq;
 using Tdp.Module;
-using Tdp.Platform;
 
 namespace Tdp.Tests.Unit.Seam.Sept;
 
