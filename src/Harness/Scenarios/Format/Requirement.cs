@@ -27,9 +27,6 @@ public enum SubjectKind : byte
     /// <summary>The MIXED flag around a frame.</summary>
     Mixed,
 
-    /// <summary>The TLBs of all processors.</summary>
-    Tlb,
-
     /// <summary>The dirty bitmap of a range.</summary>
     Dirty,
 
@@ -89,9 +86,6 @@ public sealed record Clause(SubjectKind Kind)
 
     /// <summary>Which VM, from 1.</summary>
     public int Vm { get; init; } = 1;
-
-    /// <summary>Which alias, for TLBs.</summary>
-    public Alias Alias { get; init; }
 
     /// <summary>Level of the huge range, for MIXED.</summary>
     public Level Level { get; init; }
@@ -184,12 +178,11 @@ internal static class RequirementGrammar
     public static readonly SubjectShape[] All =
     [
         new(SubjectKind.Calls, "calls", "LEAF [STATUS]", [], "Calls of a SEAMCALL or TDCALL leaf since the setup; with a status, those that returned it."),
-        new(SubjectKind.Mirror, "mirror", "gfn=RANGE", ["none", "leaf", "frozen", "table"], "The 4K mirror entries of the range; table: no entry is left because a table is missing counts as none."),
+        new(SubjectKind.Mirror, "mirror", "gfn=RANGE", ["none", "leaf", "frozen"], "The 4K mirror entries of the range."),
         new(SubjectKind.Sept, "sept", "gfn=RANGE", ["FREE", "MAPPED", "PENDING", "BLOCKED", "PENDING_BLOCKED"], "The Secure EPT states of the range."),
         new(SubjectKind.Direct, "direct", "gfn=RANGE", ["none", "leaf", "4K", "2M", "1G", "mmio"], "The direct entries of the range over all roots that are valid."),
         new(SubjectKind.Attribute, "attribute", "gfn=RANGE", ["private", "shared", "mixed"], "The attributes of the range."),
         new(SubjectKind.Mixed, "mixed", "gfn=GFN level=2M|1G", ["yes", "no"], "The MIXED flag of the huge range around the frame."),
-        new(SubjectKind.Tlb, "tlb", "gfn=RANGE private|shared", ["none", "live"], "Translations of the range in the TLB of any processor."),
         new(SubjectKind.Dirty, "dirty", "slot=N gfn=RANGE", ["yes", "no", "some"], "The dirty bitmap of the slot."),
         new(SubjectKind.Count, "count", "NAME", [], "A counter of the MMU: pages4k, pages2m, pages1g, tables, fixed, spurious, retries, emulated, zapped, flushes, warnings."),
         new(SubjectKind.Vm, "alive", "[vm=N]", ["yes", "no"], "Whether the VM is alive."),
@@ -215,7 +208,6 @@ internal static class RequirementGrammar
             SubjectKind.Result => clause.Step == 0 ? clause.Name : string.Create(plain, $"{clause.Name}.{clause.Step}"),
             SubjectKind.Calls => $"calls {LeafText(clause)}{(clause.Status.Length == 0 ? string.Empty : " " + clause.Status)}",
             SubjectKind.Mixed => $"mixed{range} level={clause.Level}",
-            SubjectKind.Tlb => $"tlb{range} {(clause.Alias is Alias.Shared ? "shared" : "private")}",
             SubjectKind.Dirty => string.Create(plain, $"dirty slot={clause.Slot}{range}"),
             SubjectKind.Slot => string.Create(plain, $"slot slot={clause.Slot}"),
             SubjectKind.Count => "count " + clause.Name,

@@ -106,7 +106,6 @@ internal sealed partial class ScenarioReader
     private Clause? SubjectClause(SubjectShape shape, List<ScenarioWord> words, int end)
     {
         Clause clause = new(shape.Kind);
-        bool hasAlias = false;
         bool hasSlot = false;
         bool hasName = false;
         foreach (ScenarioWord word in words.GetRange(1, end - 1))
@@ -131,10 +130,6 @@ internal sealed partial class ScenarioReader
 
                     clause = clause with { Level = level };
                     break;
-                case "" when shape.Kind is SubjectKind.Tlb && word.Text is "private" or "shared":
-                    clause = clause with { Alias = word.Text is "shared" ? Alias.Shared : Alias.Private };
-                    hasAlias = true;
-                    break;
                 case "" when shape.Kind is SubjectKind.Calls && !hasName:
                     hasName = true;
                     clause = LeafOf(clause, word);
@@ -155,7 +150,6 @@ internal sealed partial class ScenarioReader
         bool lacks = (clause.Range.IsEmpty && shape.Pattern.Contains("gfn=", StringComparison.Ordinal))
             || (!hasSlot && shape.Pattern.Contains("slot=", StringComparison.Ordinal))
             || (clause.Level == default && shape.Pattern.Contains("level=", StringComparison.Ordinal))
-            || (!hasAlias && shape.Kind is SubjectKind.Tlb)
             || (!hasName && shape.Kind is SubjectKind.Calls or SubjectKind.Count or SubjectKind.Finding or SubjectKind.Log);
         if (lacks)
         {
