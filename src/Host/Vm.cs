@@ -93,7 +93,7 @@ public sealed class Vm
     /// <summary>What it was created with.</summary>
     public VmOptions Options { get; }
 
-    /// <summary>Number, from 1; names its locks and cells.</summary>
+    /// <summary>Number, from 1; names its locks and cells. Free again when the VM is destroyed.</summary>
     public int Number { get; }
 
     /// <summary>True for a trust domain.</summary>
@@ -287,6 +287,7 @@ public sealed class Vm
         UserMemory.Free(actor);
         Attributes?.Free(actor);
         Kernel.Frames.Drain(actor);
+        Kernel.ReturnVmNumber(Number);
     }
 
     internal void AddFile(GuestMemfd file) => _files = [.. _files, file];

@@ -25,7 +25,7 @@ public sealed class HostKernel
     private readonly bool[] _lpInitialized;
     private readonly SyncGate _gate = new();
     private Errno? _sysInit;
-    private int _vms;
+    private readonly HashSet<int> _vms = [];
 
     /// <summary>Makes the kernel of a machine with a module in its SEAM range. Nothing has been called yet.</summary>
     /// <param name="machine">The machine.</param>
@@ -82,11 +82,23 @@ public sealed class HostKernel
     /// <summary>True when TDH.VP.INIT version 1 exists: bit 20, topology enumeration (decisions D05).</summary>
     public bool HasVpInitVersion1 => (TdxFeatures & (1UL << 20)) != 0;
 
-    /// <summary>Number for the next VM.</summary>
+    /// <summary>Number for the next VM: the lowest that no VM has, so that worlds that come and go on one host are alike.</summary>
     internal int NextVmNumber()
     {
         using (_gate.Hold())
-            return ++_vms;
+        {
+            int number = 1;
+            while (!_vms.Add(number))
+                number++;
+            return number;
+        }
+    }
+
+    /// <summary>The VM with this number is gone.</summary>
+    internal void ReturnVmNumber(int number)
+    {
+        using (_gate.Hold())
+            _vms.Remove(number);
     }
 
     /// <summary>

@@ -5,6 +5,7 @@ internal sealed class ScenarioBaseline
 {
     private readonly Dictionary<(string Leaf, bool IsGuest, ulong Status), long> _calls = [];
     private readonly long[][] _counters;
+    private int _logLines;
 
     private ScenarioBaseline(int vms) => _counters = new long[vms][];
 
@@ -15,6 +16,11 @@ internal sealed class ScenarioBaseline
     public static ScenarioBaseline Take(ScenarioWorld world)
     {
         ScenarioBaseline baseline = new(world.States.Count);
+        if (Asks(world.Scenario, SubjectKind.Log))
+        {
+            baseline._logLines = world.Kernel.Log.Lines.Count;
+        }
+
         if (Asks(world.Scenario, SubjectKind.Calls))
         {
             foreach (LeafCount count in world.Module.Counts())
@@ -51,6 +57,19 @@ internal sealed class ScenarioBaseline
         }
 
         return calls;
+    }
+
+    /// <summary>Lines of the kernel log since then that contain a text.</summary>
+    public long Log(KernelLog log, string text)
+    {
+        long count = 0;
+        IReadOnlyList<string> lines = log.Lines;
+        for (int i = _logLines; i < lines.Count; i++)
+        {
+            count += lines[i].Contains(text, StringComparison.Ordinal) ? 1 : 0;
+        }
+
+        return count;
     }
 
     /// <summary>A counter of a VM's MMU: pages and tables as they are, the others since then.</summary>

@@ -190,7 +190,7 @@ internal sealed class ScenarioJudge
             SubjectKind.Calls => _baseline.Calls(_world.Module, clause.IsGuestLeaf ? ((TdgLeaf)clause.Leaf).FullName() : ((TdhLeaf)clause.Leaf).FullName(), clause.IsGuestLeaf, clause.Status),
             SubjectKind.Count => _baseline.Count(clause.Vm - 1, State(clause).Vm.Mmu, clause.Name),
             SubjectKind.Finding => Findings(clause.Name),
-            SubjectKind.Log => Log(clause.Name),
+            SubjectKind.Log => _baseline.Log(_world.Kernel.Log, clause.Name),
             SubjectKind.Leaks => _world.Machine.Ledger.Leaks.Count,
             _ => null,
         };
@@ -277,17 +277,6 @@ internal sealed class ScenarioJudge
         foreach (Finding finding in _world.Machine.Findings.All)
         {
             count += finding.Rule == rule ? 1 : 0;
-        }
-
-        return count;
-    }
-
-    private long Log(string text)
-    {
-        long count = 0;
-        foreach (string line in _world.Kernel.Log.Lines)
-        {
-            count += line.Contains(text, StringComparison.Ordinal) ? 1 : 0;
         }
 
         return count;

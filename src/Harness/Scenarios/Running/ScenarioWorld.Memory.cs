@@ -166,23 +166,14 @@ public sealed partial class ScenarioWorld
         return result;
     }
 
-    // One step of the recovery worker: the flush comes before RCU is left (tdp-mmu 6.9, 7.2).
+    // One round of the recovery worker, for one table.
     private static StepResult RecoverNx(ScenarioVmState state, Actor actor)
     {
         TdpMmu mmu = state.Vm.Mmu;
         state.Vm.Srcu.ReadEnter(actor);
-        mmu.MmuLock.EnterRead(actor);
-        mmu.Rcu.ReadEnter(actor);
-        bool found = mmu.RecoverNxPage(actor, gfn => state.Vm.SlotsOf(0).Active.Find(gfn) is { } slot && slot.Mmu.IsDirtyLogged, out _);
-        if (found)
-        {
-            mmu.FlushRemoteTlbs(actor);
-        }
-
-        mmu.Rcu.ReadExit(actor);
-        mmu.MmuLock.ExitRead(actor);
+        long found = mmu.RecoverNxPages(actor, 1, table => state.Vm.SlotsOf(0).Active.Find(table.Gfn) is { } slot && slot.Mmu.IsDirtyLogged);
         state.Vm.Srcu.ReadExit(actor);
-        return StepResult.Of(found);
+        return StepResult.Of(found > 0);
     }
 
     private StepResult OfTd(ScenarioVmState state, ScenarioStep step, Actor actor)
