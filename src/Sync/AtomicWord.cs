@@ -169,7 +169,7 @@ public sealed class WordBlock : IWordResolver
         _names = names;
         _stride = separateLines ? WordsPerLine : 1;
         _words = GC.AllocateArray<ulong>(((names.Length + 1) * _stride) + WordsPerLine, pinned: true);
-        Hook.AddResolver(this);
+        Hook.AddBlock(this);
     }
 
     /// <summary>Word <paramref name="index"/>, in the order of the names given.</summary>

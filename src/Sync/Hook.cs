@@ -1,3 +1,5 @@
+using System.Threading;
+
 namespace Tdp.Sync;
 
 /// <summary>Decides which actor runs at each point of an explored run (race-explorer 2).</summary>
@@ -17,6 +19,37 @@ public interface IScheduler
 
     /// <summary>Called by the actor <paramref name="waiter"/> that waits for <paramref name="actor"/> to end.</summary>
     void Join(Actor waiter, Actor actor);
+
+    /// <summary>
+    /// True when reader-writer locks are queued, as the kernel's are: a writer that has arrived keeps new readers out. False gives every order that
+    /// exclusion allows, a superset (decisions D17).
+    /// </summary>
+    bool HasFairLocks => false;
+
+    /// <summary>
+    /// A store that x86 may keep in the store buffer of the processor (race-explorer 9). True when the scheduler took it and will call
+    /// <see cref="IBufferedWord.Commit"/> later; false when the caller is to store at once.
+    /// </summary>
+    /// <param name="pending">The store, already announced.</param>
+    /// <param name="word">Where it goes.</param>
+    /// <param name="bits">What is stored.</param>
+    bool TryBuffer(in PendingEvent pending, IBufferedWord word, ulong bits) => false;
+
+    /// <summary>True when the running actor has an uncommitted store to the object; its own loads see that one.</summary>
+    /// <param name="id">The object that is loaded.</param>
+    /// <param name="bits">The youngest such store.</param>
+    bool TryForward(ObjectId id, out ulong bits)
+    {
+        bits = 0;
+        return false;
+    }
+}
+
+/// <summary>A shared word whose plain stores can be delayed by a store buffer (race-explorer 9).</summary>
+public interface IBufferedWord
+{
+    /// <summary>The delayed store becomes visible.</summary>
+    void Commit(ulong bits);
 }
 
 /// <summary>Sees every event after it happened, on the thread that performed it (decisions section 9: checkers, recorders).</summary>
@@ -24,6 +57,14 @@ public interface IObserver
 {
     /// <summary>The event <paramref name="happened"/> has just been performed.</summary>
     void Occurred(in SyncEvent happened);
+
+    /// <summary>
+    /// The event in progress, or the condition being evaluated, also used <paramref name="id"/>: an event with several objects, or a waiting actor's look
+    /// at a cell.
+    /// </summary>
+    void AlsoUsed(ObjectId id, bool write)
+    {
+    }
 }
 
 /// <summary>Turns the address of a shared word into its structural name (decisions D29).</summary>
@@ -39,7 +80,9 @@ public interface IWordResolver
 /// </summary>
 public static class Hook
 {
-    private static readonly List<IWordResolver> s_resolvers = [];
+    private static IWordResolver[] s_resolvers = [];
+    private static WeakReference<IWordResolver>[] s_blocks = new WeakReference<IWordResolver>[16];
+    private static int s_blockCount;
     private static readonly List<Func<ObjectId, string?>> s_describers = [];
     private static readonly object s_gate = new();
 
@@ -65,14 +108,34 @@ public static class Hook
         if (!Explore.On)
             return;
         lock (s_gate)
-            s_resolvers.Add(resolver);
+            s_resolvers = [.. s_resolvers, resolver];
     }
 
     /// <summary>Undoes <see cref="AddResolver"/>.</summary>
     public static void RemoveResolver(IWordResolver resolver)
     {
         lock (s_gate)
-            s_resolvers.Remove(resolver);
+            s_resolvers = Array.FindAll(s_resolvers, r => !ReferenceEquals(r, resolver));
+    }
+
+    /// <summary>Registers the names of a block of words for as long as the block is alive: an explored world makes many and disposes of none.</summary>
+    internal static void AddBlock(IWordResolver block)
+    {
+        if (!Explore.On)
+            return;
+        lock (s_gate)
+        {
+            if (s_blockCount == s_blocks.Length)
+            {
+                WeakReference<IWordResolver>[] alive = Array.FindAll(s_blocks, b => b.TryGetTarget(out _));
+                s_blockCount = alive.Length;
+                Array.Resize(ref alive, Math.Max(16, 2 * alive.Length));
+                Volatile.Write(ref s_blocks, alive);
+            }
+
+            s_blocks[s_blockCount] = new WeakReference<IWordResolver>(block);
+            Volatile.Write(ref s_blockCount, s_blockCount + 1);
+        }
     }
 
     /// <summary>Registers a room's pretty names, such as <c>spte(mirror, L1, gfn 0x123456)</c>; the first that answers wins.</summary>
@@ -103,13 +166,18 @@ public static class Hook
 
     internal static ObjectId Resolve(nuint address)
     {
-        lock (s_gate)
+        // No lock: this is on the path of every event of an explored run.
+        foreach (IWordResolver resolver in Volatile.Read(ref s_resolvers))
         {
-            foreach (IWordResolver resolver in s_resolvers)
-            {
-                if (resolver.TryResolve(address, out ObjectId id))
-                    return id;
-            }
+            if (resolver.TryResolve(address, out ObjectId id))
+                return id;
+        }
+
+        WeakReference<IWordResolver>[] blocks = Volatile.Read(ref s_blocks);
+        for (int i = Math.Min(Volatile.Read(ref s_blockCount), blocks.Length) - 1; i >= 0; i--)
+        {
+            if (blocks[i] is { } reference && reference.TryGetTarget(out IWordResolver? block) && block.TryResolve(address, out ObjectId id))
+                return id;
         }
 
         throw new InvalidOperationException("A shared word has no structural name: it lies neither in simulated memory nor in a WordBlock.");
@@ -130,6 +198,8 @@ public static class Hook
         Scheduler?.Await(pending, enabled);
         return pending;
     }
+
+    internal static void AlsoUsed(ObjectId id, bool write = false) => Observer?.AlsoUsed(id, write);
 
     internal static void Happened(in PendingEvent pending, bool changed, ulong before = 0, ulong after = 0) =>
         Observer?.Occurred(new SyncEvent(pending.Kind, pending.Object, pending.Site, pending.Actor, changed, before, after));

@@ -6,16 +6,21 @@ namespace Tdp.Sync;
 public sealed class SpinLock
 {
     private readonly ObjectId _id;
+    private readonly Func<bool> _isFree;
     private PaddedWord _owner;
 
     /// <summary>Makes the lock <paramref name="name"/>.</summary>
-    public SpinLock(string name, ulong owner = 0) => _id = ObjectId.Lock(name, owner);
+    public SpinLock(string name, ulong owner = 0)
+    {
+        _id = ObjectId.Lock(name, owner);
+        _isFree = () => Volatile.Read(ref _owner.Value) == 0;
+    }
 
     /// <summary>Enters, spinning while another actor is inside. Linearizes at the compare-exchange that finds the lock free.</summary>
     public void Enter(Actor actor, [CallerMemberName] string site = "")
     {
         PendingEvent pending = Explore.On
-            ? Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, () => Volatile.Read(ref _owner.Value) == 0)
+            ? Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, _isFree)
             : default;
         var wait = default(SpinWait);
         while (Interlocked.CompareExchange(ref _owner.Value, (ulong)(actor.Index + 1), 0) != 0)
@@ -54,21 +59,29 @@ public sealed class SpinLock
 public sealed class Mutex
 {
     private readonly ObjectId _id;
+    private readonly Func<bool> _isFree;
     private readonly object _gate = new();
     private int _owner;
 
     /// <summary>Makes the lock <paramref name="name"/>.</summary>
-    public Mutex(string name, ulong owner = 0) => _id = ObjectId.Lock(name, owner);
+    public Mutex(string name, ulong owner = 0)
+    {
+        _id = ObjectId.Lock(name, owner);
+        _isFree = () => Volatile.Read(ref _owner) == 0;
+    }
 
     /// <summary>Enters, sleeping while another actor is inside.</summary>
     public void Enter(Actor actor, [CallerMemberName] string site = "")
     {
         PendingEvent pending = Explore.On
-            ? Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, () => Volatile.Read(ref _owner) == 0)
+            ? Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, _isFree)
             : default;
         if (IsHeld(actor))
             throw new InvalidOperationException($"{actor} enters {_id} twice.");
-        Monitor.Enter(_gate);
+
+        // A scheduler excludes by the condition above, and may abandon an actor inside: its OS thread must own nothing then.
+        if (!Explore.On || Hook.Scheduler is null)
+            Monitor.Enter(_gate);
         Volatile.Write(ref _owner, actor.Index + 1);
         if (Explore.On)
             Hook.Happened(pending, true);
@@ -80,7 +93,8 @@ public sealed class Mutex
         PendingEvent pending = Explore.On ? Hook.Announce(EventKind.LockRelease, _id, site, actor) : default;
         AssertHeld(actor);
         Volatile.Write(ref _owner, 0);
-        Monitor.Exit(_gate);
+        if (!Explore.On || Monitor.IsEntered(_gate))
+            Monitor.Exit(_gate);
         if (Explore.On)
             Hook.Happened(pending, true);
     }

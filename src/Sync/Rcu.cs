@@ -109,8 +109,11 @@ public sealed class RcuDomain
             throw new InvalidOperationException($"{actor} waits for its own read section of {_id} (I75).");
         if (Explore.On && Hook.Scheduler is not null)
         {
+            // Two events: which readers count is decided by the first, so it must be possible to interleave before it.
+            PendingEvent pending = Hook.Announce(EventKind.Write, _id, site, actor);
             ulong target = Advance();
-            PendingEvent pending = Hook.AnnounceAwait(EventKind.Await, _id, site, actor, () => NoReaderBefore(target));
+            Hook.Happened(pending, true);
+            pending = Hook.AnnounceAwait(EventKind.Await, _id, site, actor, () => NoReaderBefore(target));
             RunExpired(target, wait: true);
             Hook.Happened(pending, true);
             return;

@@ -30,6 +30,13 @@ public sealed class RwLock
     private readonly ReaderSlot[] _slots = GC.AllocateArray<ReaderSlot>(Actor.Max + 1, pinned: true);
     private readonly object _writers = new();
     private readonly ObjectId _id;
+
+    // Who has arrived, as an object of its own: only a scheduler's actors announce it, and only IsContended and fair readers look at it.
+    private readonly ObjectId _queue;
+    private readonly Func<bool> _readerMayEnter;
+    private readonly Func<bool> _writerMayEnter;
+    private int _arrivedReaders;
+    private int _arrivedWriters;
     private PaddedWord _writer;
     private PaddedWord _waiting;
     private PaddedWord _writes;
@@ -39,6 +46,9 @@ public sealed class RwLock
     {
         _actors = actors;
         _id = ObjectId.Lock(name, owner);
+        _queue = ObjectId.Cell(name + ".queue", owner);
+        _readerMayEnter = () => NoWriter() && !(_arrivedWriters != 0 && Hook.Scheduler is { HasFairLocks: true });
+        _writerMayEnter = () => NoWriter() && NoReader();
     }
 
     private ref ulong Writer => ref _writer.Value;
@@ -75,9 +85,7 @@ public sealed class RwLock
     {
         if (Explore.On)
         {
-            PendingEvent pending = Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, () => NoWriter() && NoReader());
-            AcquireWrite(actor);
-            Hook.Happened(pending, true);
+            HookedEnterWrite(actor, site);
             return;
         }
 
@@ -105,8 +113,12 @@ public sealed class RwLock
     {
         if (!Explore.On)
             return Volatile.Read(ref _waiting.Value) != 0;
-        PendingEvent pending = Hook.Announce(EventKind.Read, _id, site);
-        bool contended = Volatile.Read(ref _waiting.Value) != 0;
+        PendingEvent pending = Hook.Announce(EventKind.Read, Hook.Scheduler is null ? _id : _queue, site);
+
+        // Under a scheduler nobody waits inside the lock; whoever has arrived and may not enter is waiting.
+        bool contended = Hook.Scheduler is null
+            ? Volatile.Read(ref _waiting.Value) != 0
+            : _arrivedWriters != 0 || (_arrivedReaders != 0 && !NoWriter());
         Hook.Happened(pending, false, contended ? 1UL : 0, contended ? 1UL : 0);
         return contended;
     }
@@ -196,8 +208,7 @@ public sealed class RwLock
 
     private void AcquireWrite(Actor actor)
     {
-        if (IsReadHeld(actor) || IsWriteHeld(actor))
-            throw new InvalidOperationException($"{actor} enters {_id} for write while it is inside.");
+        AssertOutside(actor);
         Interlocked.Increment(ref _waiting.Value);
         Monitor.Enter(_writers);
         Interlocked.Decrement(ref _waiting.Value);
@@ -232,6 +243,12 @@ public sealed class RwLock
         }
     }
 
+    private void AssertOutside(Actor actor)
+    {
+        if (IsReadHeld(actor) || IsWriteHeld(actor))
+            throw new InvalidOperationException($"{actor} enters {_id} for write while it is inside.");
+    }
+
     private bool ReadersWait() => !Explore.On && Volatile.Read(ref _waiting.Value) != 0;
 
     private void ReleaseWrite()
@@ -255,22 +272,56 @@ public sealed class RwLock
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void HookedEnterRead(Actor actor, string site)
     {
-        PendingEvent pending = Hook.AnnounceAwait(EventKind.LockShared, _id, site, actor, NoWriter);
+        if (Hook.Scheduler is not null)
+            Arrive(actor, site, ref _arrivedReaders);
+        PendingEvent pending = Hook.AnnounceAwait(EventKind.LockShared, _id, site, actor, _readerMayEnter);
         ref ulong flag = ref SlotOf(actor).Inside;
         Interlocked.Exchange(ref flag, 1);
-        if (!NoWriter())
+        if (Hook.Scheduler is not null)
+            _arrivedReaders--;
+        else if (!NoWriter())
             WaitForWriter(ref flag);
         Hook.Happened(pending, false);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void HookedEnterWrite(Actor actor, string site)
+    {
+        if (Hook.Scheduler is null)
+        {
+            PendingEvent observed = Hook.Announce(EventKind.LockExclusive, _id, site, actor);
+            AcquireWrite(actor);
+            Hook.Happened(observed, true);
+            return;
+        }
+
+        AssertOutside(actor);
+        Arrive(actor, site, ref _arrivedWriters);
+        PendingEvent pending = Hook.AnnounceAwait(EventKind.LockExclusive, _id, site, actor, _writerMayEnter);
+        _arrivedWriters--;
+
+        // The condition excludes everybody else; the OS lock of the writers stays out of it, because a scheduler may abandon an actor inside.
+        Volatile.Write(ref Writer, (uint)(actor.Index + 1) | Fenced);
+        Hook.Happened(pending, true);
+    }
+
+    private void Arrive(Actor actor, string site, ref int arrived)
+    {
+        PendingEvent pending = Hook.Announce(EventKind.Arrive, _queue, site, actor);
+        arrived++;
+        Hook.Happened(pending, true);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void HookedExit(Actor actor, string site, bool write)
     {
         PendingEvent pending = Hook.Announce(EventKind.LockRelease, _id, site, actor);
-        if (write)
+        if (!write)
+            Volatile.Write(ref SlotOf(actor).Inside, 0);
+        else if (Monitor.IsEntered(_writers))
             ReleaseWrite();
         else
-            Volatile.Write(ref SlotOf(actor).Inside, 0);
+            Volatile.Write(ref Writer, Fenced);
         Hook.Happened(pending, write);
     }
 

@@ -16,7 +16,7 @@ internal struct PaddedWord
 /// name (decisions D29) and has its cache lines to itself.
 /// </summary>
 /// <typeparam name="T">An unmanaged type of at most 8 bytes.</typeparam>
-public sealed class SharedCell<T>
+public sealed class SharedCell<T> : IBufferedWord
     where T : unmanaged
 {
     private PaddedWord _word;
@@ -60,7 +60,15 @@ public sealed class SharedCell<T>
             : Value(Interlocked.CompareExchange(ref _word.Value, Bits(desired), Bits(expected)));
 
     /// <summary>The value without an event: for predicates of a waiting actor, for checkers and for reports.</summary>
-    public T Peek() => Value(Volatile.Read(ref _word.Value));
+    public T Peek()
+    {
+        if (Explore.On)
+            Hook.AlsoUsed(Id);
+        return Value(Volatile.Read(ref _word.Value));
+    }
+
+    /// <inheritdoc/>
+    void IBufferedWord.Commit(ulong bits) => Interlocked.Exchange(ref _word.Value, bits);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static ulong Bits(T value)
@@ -77,7 +85,8 @@ public sealed class SharedCell<T>
     private T HookedRead(string site)
     {
         PendingEvent pending = Hook.Announce(EventKind.Read, Id, site);
-        ulong bits = Volatile.Read(ref _word.Value);
+        if (Hook.Scheduler is not { } scheduler || !scheduler.TryForward(Id, out ulong bits))
+            bits = Volatile.Read(ref _word.Value);
         Hook.Happened(pending, false, bits, bits);
         return Value(bits);
     }
@@ -87,6 +96,12 @@ public sealed class SharedCell<T>
     {
         PendingEvent pending = Hook.Announce(kind, Id, site);
         ulong after = Bits(value);
+        if (kind == EventKind.Write && Hook.Scheduler is { } scheduler && scheduler.TryBuffer(pending, this, after))
+        {
+            Hook.Happened(pending, false, after, after);
+            return value;
+        }
+
         ulong before = Interlocked.Exchange(ref _word.Value, after);
         Hook.Happened(pending, before != after, before, after);
         return Value(before);

@@ -38,6 +38,11 @@ public enum EventKind : byte
 
     /// <summary>A named place in the program; never a decision.</summary>
     Mark,
+
+    /// <summary>
+    /// An actor arrives at a lock that it will acquire next. Arrivals commute with each other; whoever asks whether the lock is contended sees them.
+    /// </summary>
+    Arrive,
 }
 
 /// <summary>What kind of thing an <see cref="ObjectId"/> names.</summary>

@@ -5,7 +5,7 @@ using System.Xml.Linq;
 
 namespace Tdp.Tests.Unit.House;
 
-/// <summary>The arrows between the rooms go one way: Sync, Platform, then Mmu, TdxModule and GuestCpu side by side, then Host, then Harness.</summary>
+/// <summary>The arrows between the rooms go one way: Sync, Platform, then Mmu, TdxModule and GuestCpu side by side, then Host, then Harness; the Explorer stands on Sync alone.</summary>
 public sealed class ArrowTests
 {
     private static readonly Dictionary<string, string[]> MayKnow = new(StringComparer.Ordinal)
@@ -17,7 +17,8 @@ public sealed class ArrowTests
         ["GuestCpu"] = ["Sync", "Platform"],
         ["GuestKernel"] = [],
         ["Host"] = ["Sync", "Platform", "TdxModule", "Mmu", "GuestCpu", "GuestKernel"],
-        ["Harness"] = ["Sync", "Platform", "TdxModule", "Mmu", "GuestCpu", "GuestKernel", "Host"],
+        ["Explorer"] = ["Sync"],
+        ["Harness"] = ["Sync", "Platform", "TdxModule", "Mmu", "GuestCpu", "GuestKernel", "Host", "Explorer"],
     };
 
     private static readonly Dictionary<string, string> Namespaces = new(StringComparer.Ordinal)
@@ -29,10 +30,11 @@ public sealed class ArrowTests
         ["GuestCpu"] = "Tdp.Cpu",
         ["GuestKernel"] = "Tdp.Kernel",
         ["Host"] = "Tdp.Host",
+        ["Explorer"] = "Tdp.Explorer",
         ["Harness"] = "Tdp.Harness",
     };
 
-    private static readonly string[] InMemoryRooms = ["Sync", "Platform", "TdxModule", "Mmu", "GuestCpu", "GuestKernel", "Host"];
+    private static readonly string[] InMemoryRooms = ["Sync", "Platform", "TdxModule", "Mmu", "GuestCpu", "GuestKernel", "Host", "Explorer"];
 
     public static TheoryData<string> Rooms => [.. MayKnow.Keys];
 

@@ -8,7 +8,7 @@ namespace Tdp.Tests.Unit.Harness;
 /// <summary>The tree compiles in memory, as it is, in one assembly: what every patched build starts from.</summary>
 public sealed class MemoryBuildTests
 {
-    private static readonly string[] Folders = ["Sync", "Platform", "TdxModule", "Mmu", "GuestCpu", "GuestKernel", "Host", "Harness/Invariants", "Harness/Scenarios"];
+    private static readonly string[] Folders = ["Sync", "Platform", "TdxModule", "Mmu", "GuestCpu", "GuestKernel", "Host", "Explorer", "Harness/Invariants", "Harness/Scenarios"];
 
     [Fact]
     public void Every_source_of_every_patchable_room_is_embedded_and_nothing_else()
