@@ -30,6 +30,12 @@ public sealed record VmOptions
 
     /// <summary>The NX huge page workaround.</summary>
     public bool NxHugePages { get; init; }
+
+    /// <summary>The CPU lists the pages it dirties (PML). Needs <see cref="AdEnabled"/>; never used for a TD (tdp-mmu 6.7).</summary>
+    public bool PageModificationLog { get; init; } = true;
+
+    /// <summary>Dirty logging splits huge leaves when it begins instead of at the first write.</summary>
+    public bool EagerPageSplit { get; init; } = true;
 }
 
 /// <summary>
@@ -44,6 +50,7 @@ public sealed class Vm
 {
     private Vcpu[] _vcpus = [];
     private GuestMemfd[] _files = [];
+    private readonly Vcpu?[] _running = new Vcpu?[Actor.Max];
     private readonly MemslotTable[] _slots;
     private bool _isDestroyed;
 
@@ -68,6 +75,7 @@ public sealed class Vm
         UserMemory.Notifier = Notifier;
         Memory = new VmMemory(this);
         VcpuSet = new VcpuSet(this);
+        DirtyLog = new DirtyLog(this);
         Td = options.Kind == VmKind.Td ? new TrustDomain(this) : null;
         Glue = Td is null ? null : new TdxGlue(this, Td);
         Mmu = new TdpMmu(
@@ -81,6 +89,7 @@ public sealed class Vm
                 AdEnabled = Td is not null || options.AdEnabled,
                 IgnoreGuestPat = Td is null && options.IgnoreGuestPat,
                 NxHugePages = options.NxHugePages,
+                DirtyLogSize = Td is null && options.AdEnabled && options.PageModificationLog ? DirtyLog.PmlEntries : 0,
             },
             new GuestBacking(this),
             VcpuSet,
@@ -128,6 +137,9 @@ public sealed class Vm
 
     /// <summary>Slot, attribute and pre-fault ioctls.</summary>
     public VmMemory Memory { get; }
+
+    /// <summary>Dirty logging.</summary>
+    public DirtyLog DirtyLog { get; }
 
     /// <summary>The VMM's own address space.</summary>
     public HostMemory UserMemory { get; }
@@ -192,7 +204,7 @@ public sealed class Vm
     /// <summary>KVM_CREATE_VCPU: the next number. A TD must be INITIALIZED and not yet RUNNABLE (tdp-mmu 8.8 step 3).</summary>
     /// <param name="actor">Who asks.</param>
     /// <param name="vcpu">The vCPU on success.</param>
-    /// <returns>-EIO in a TD before INIT_VM or in a dead VM, -EINVAL beyond the number of processors.</returns>
+    /// <returns>-EIO in a TD before INIT_VM or in a dead VM, -EINVAL beyond the number of processors, -ENOMEM.</returns>
     public Errno CreateVcpu(Actor actor, out Vcpu? vcpu)
     {
         vcpu = null;
@@ -203,11 +215,19 @@ public sealed class Vm
         {
             if (_vcpus.Length >= Kernel.Machine.Processors.Count)
                 return Errno.EINVAL;
-            vcpu = new Vcpu(this, actor, _vcpus.Length);
+            var made = new Vcpu(this, actor, _vcpus.Length);
+            Errno result = made.SetUpDirtyLog(actor);
+            if (result != Errno.None)
+                return result;
+            vcpu = made;
 
             // Requests are sent to whoever is in the array: published complete.
             Fence.StoreStore();
-            _vcpus = [.. _vcpus, vcpu];
+            _vcpus = [.. _vcpus, made];
+
+            // Logging that began before could not tell this vCPU. A full barrier inside: whoever counts a slot after this sees it in the array.
+            if (HasPml)
+                made.Kick.Post(actor, VcpuSet.UpdateDirtyLogging);
             return Errno.None;
         }
         finally
@@ -270,6 +290,8 @@ public sealed class Vm
         foreach (Vcpu vcpu in _vcpus)
             vcpu.Destroy(actor);
 
+        DirtyLog.Free(actor);
+
         // 5: mirror tables, bottom-up, each Secure EPT page reclaimed.
         Mmu.Destroy(actor);
 
@@ -289,6 +311,15 @@ public sealed class Vm
         Kernel.Frames.Drain(actor);
         Kernel.ReturnVmNumber(Number);
     }
+
+    /// <summary>True when the CPU's page-modification log is used.</summary>
+    internal bool HasPml => Mmu.Options.DirtyLogSize != 0;
+
+    /// <summary>The vCPU that the actor has loaded now (KVM: kvm_get_running_vcpu), or null.</summary>
+    internal Vcpu? RunningOn(Actor actor) => _running[actor.Index];
+
+    /// <summary>The actor loads a vCPU, or puts it: null. Only its own element is touched.</summary>
+    internal void SetRunning(Actor actor, Vcpu? vcpu) => _running[actor.Index] = vcpu;
 
     internal void AddFile(GuestMemfd file) => _files = [.. _files, file];
 }

@@ -68,6 +68,9 @@ public enum EptOutcome : byte
 
     /// <summary>EPT misconfiguration, exit reason 49.</summary>
     Misconfiguration,
+
+    /// <summary>Dirty would have to be set and logged, and the page-modification log is full: exit reason 62. Nothing was changed in the leaf.</summary>
+    LogFull,
 }
 
 /// <summary>Result of one hardware walk.</summary>
@@ -76,7 +79,7 @@ public readonly record struct EptWalk
     /// <summary>How it ended.</summary>
     public required EptOutcome Outcome { get; init; }
 
-    /// <summary>The entry at which the walk stopped: the leaf, or the deciding entry of a violation.</summary>
+    /// <summary>The entry at which the walk stopped: the leaf as it was before the walk set Accessed or Dirty in it, or the deciding entry of a violation.</summary>
     public required ulong Entry { get; init; }
 
     /// <summary>The level of that entry.</summary>
@@ -109,7 +112,8 @@ public static class EptWalker
     /// <param name="pointer">EPT pointer: root, walk length, A/D switch.</param>
     /// <param name="gpa">Guest physical address, with its alias bit.</param>
     /// <param name="access">What the access does; a guest page-table access of an A/D-enabled context counts as read and write (td-guest 1.2).</param>
-    public static EptWalk Walk(PhysicalMemory memory, ulong pointer, Gpa gpa, AccessKind access)
+    /// <param name="logIsFull">Dirty must not be set, because it could not be logged (<see cref="Vmcs.LogsDirtyPages"/>).</param>
+    public static EptWalk Walk(PhysicalMemory memory, ulong pointer, Gpa gpa, AccessKind access, bool logIsFull = false)
     {
         Level level = EptPointer.LevelOf(pointer);
         ulong table = EptPointer.RootOf(pointer).Value;
@@ -140,8 +144,14 @@ public static class EptWalker
                 if (((ulong)access & ~granted) != 0)
                     return Stop(EptOutcome.Violation, entry, level, granted);
                 ulong wanted = EptEntry.Accessed | ((access & AccessKind.Write) != AccessKind.None ? EptEntry.Dirty : 0);
-                if (accessedDirty && (entry & wanted) != wanted && !word.CompareExchange(ref entry, entry | wanted))
-                    goto decide;
+                if (accessedDirty && (entry & wanted) != wanted)
+                {
+                    if (logIsFull && (wanted & ~entry & EptEntry.Dirty) != 0)
+                        return Stop(EptOutcome.LogFull, entry, level, granted);
+                    if (!word.CompareExchange(ref entry, entry | wanted))
+                        goto decide;
+                }
+
                 ulong offset = gpa.Value & (level.Bytes - 1);
                 return new EptWalk
                 {

@@ -8,6 +8,7 @@ public static class GuestPhysical
 {
     private const ulong DataOfLinear = 1 << 8;
     private const ulong LinearValid = 1 << 7;
+    private const ushort LastLogEntry = 511;
 
     /// <summary>
     /// Translates one guest physical address. On success the page of <paramref name="gpa"/> may be used for <paramref name="access"/>.
@@ -55,19 +56,27 @@ public static class GuestPhysical
         if (EptPointer.RootOf(pointer).Value == 0 || (vmcs.GpaWidth < 52 && gpa >> vmcs.GpaWidth != 0))
             walk = new EptWalk { Outcome = EptOutcome.Violation, Entry = EptEntry.SuppressVe, Level = EptPointer.LevelOf(pointer), Rights = 0, IsConvertible = false, Address = default };
         else
-            walk = EptWalker.Walk(machine.Memory, pointer, new Gpa(gpa), access);
+            walk = EptWalker.Walk(machine.Memory, pointer, new Gpa(gpa), access, vmcs.LogsDirtyPages && vmcs.PmlIndex > LastLogEntry);
 
         if (walk.Outcome == EptOutcome.Ok)
         {
             hpa = walk.Address.Value;
-            bool wrote = (access & AccessKind.Write) != AccessKind.None || (pointer & EptPointer.AccessedDirty) == 0;
+            bool writes = (access & AccessKind.Write) != AccessKind.None;
+            bool wrote = writes || (pointer & EptPointer.AccessedDirty) == 0;
+            if (vmcs.LogsDirtyPages && writes && (walk.Entry & EptEntry.Dirty) == 0)
+                LogDirty(machine, vmcs, gpa);
             lp.Tlb.Fill(vmcs.Eptp, vmcs.VcpuId, gpa, walk, wrote, machine.Memory.Record(hpa >> 12).Generation);
             return true;
         }
 
         vmcs.Exit = new VmExit
         {
-            Reason = walk.Outcome == EptOutcome.Violation ? ExitReason.EptViolation : ExitReason.EptMisconfiguration,
+            Reason = walk.Outcome switch
+            {
+                EptOutcome.Violation => ExitReason.EptViolation,
+                EptOutcome.LogFull => ExitReason.PageModificationLogFull,
+                _ => ExitReason.EptMisconfiguration,
+            },
             Qualification = walk.Qualification(access),
             Gpa = gpa,
             IsConvertible = walk.IsConvertible,
@@ -75,6 +84,10 @@ public static class GuestPhysical
         };
         return false;
     }
+
+    // The log belongs to this processor until the guest is left; the host reads it after the exit.
+    private static void LogDirty(Machine machine, Vmcs vmcs, ulong gpa) =>
+        machine.Memory.Entry(vmcs.PmlPage, vmcs.PmlIndex--).Write(gpa & ~0xFFFUL);
 
     private static void CheckHit(Machine machine, LogicalProcessor lp, Vmcs vmcs, ref TlbEntry entry, ulong gpa, ulong hpa)
     {

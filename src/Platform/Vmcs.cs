@@ -126,6 +126,9 @@ public enum ExitReason : uint
     /// <summary>ENCLS.</summary>
     Encls = 60,
 
+    /// <summary>Page-modification log full.</summary>
+    PageModificationLogFull = 62,
+
     /// <summary>PCONFIG.</summary>
     Pconfig = 65,
 
@@ -317,6 +320,19 @@ public sealed class Vmcs
 
     /// <summary>RDPMC exits.</summary>
     public bool RdpmcExits { get; set; } = true;
+
+    /// <summary>
+    /// Page-modification logging: whenever the walker sets Dirty in a leaf it stores the page's GPA in <see cref="PmlPage"/>. Needs A/D in the EPT pointer.
+    /// </summary>
+    public bool LogsDirtyPages { get; set; }
+
+    /// <summary>The page-modification log: 512 addresses, filled from the last entry downwards.</summary>
+    public Hpa PmlPage { get; set; }
+
+    /// <summary>
+    /// The next entry of the log to be written, at first 511. Beyond 511 (wrapped below 0) the log is full: an access that must set Dirty exits with reason 62 instead.
+    /// </summary>
+    public ushort PmlIndex { get; set; } = 511;
 
     /// <summary>Exit as soon as an NMI could be delivered.</summary>
     public bool NmiWindowExiting { get; set; }

@@ -18,8 +18,14 @@ public enum Errno
     /// <summary>The VM is dead, or the module refused.</summary>
     EIO = 5,
 
+    /// <summary>The VM does it another way: dirty bitmaps of a VM with dirty rings.</summary>
+    ENXIO = 6,
+
     /// <summary>Too many entries.</summary>
     E2BIG = 7,
+
+    /// <summary>Not an open file.</summary>
+    EBADF = 9,
 
     /// <summary>Try again.</summary>
     EAGAIN = 11,

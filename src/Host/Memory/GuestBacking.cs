@@ -59,14 +59,7 @@ internal sealed class GuestBacking : IGuestBacking
         return current is not null && current.Contains(gfn) ? _vm.UserMemory.LevelOf(current.HvaOf(gfn)) : Level.K4;
     }
 
-    public void MarkDirty(Actor actor, MmuSlot slot, Gfn gfn)
-    {
-        Memslot? current = _vm.SlotsOf(slot.AddressSpace).Active.ById(slot.Id);
-        if (current?.DirtyBitmap is not { } bitmap || !current.Contains(gfn))
-            return;
-        ulong page = gfn - current.BaseGfn;
-        bitmap[page >> 6].Or(1UL << (int)(page & 63));
-    }
+    public void MarkDirty(Actor actor, MmuSlot slot, Gfn gfn) => _vm.DirtyLog.Mark(actor, slot, gfn);
 
     public ulong SlotGeneration(MmuVcpu vcpu) => _vm.SlotsOf(vcpu.IsSmm ? 1 : 0).Generation;
 

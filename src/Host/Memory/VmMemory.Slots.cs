@@ -4,7 +4,7 @@ namespace Tdp.Host;
 public sealed partial class VmMemory
 {
     private const MemslotFlags UserFlags = MemslotFlags.LogDirtyPages | MemslotFlags.ReadOnly | MemslotFlags.GuestMemfd;
-    private const int MaxSlots = 32764;
+    internal const int MaxSlots = 32764;
 
     /// <summary>KVM_SET_USER_MEMORY_REGION2: creates, deletes, moves a slot, or changes its flags. Takes slots_lock; waits for SRCU.</summary>
     /// <returns>
@@ -70,7 +70,7 @@ public sealed partial class VmMemory
                 return bound;
         }
 
-        Errno prepared = PrepareDirtyLog(actor, slot);
+        Errno prepared = _vm.DirtyLog.Prepare(actor, slot);
         if (prepared != Errno.None)
         {
             slot.Memfd?.Unbind(actor, slot);
@@ -80,6 +80,7 @@ public sealed partial class VmMemory
         if (_vm.Attributes is not null)
             slot.Mmu.InitMixed(_isPrivate);
         Publish(actor, table, table.Active.With(slot));
+        _vm.DirtyLog.Applied(actor, MemslotFlags.None, slot, isFlagsOnly: false);
         return Errno.None;
     }
 
@@ -91,6 +92,7 @@ public sealed partial class VmMemory
         Publish(actor, table, table.Active.Without(old.Id));
         old.Memfd?.Unbind(actor, old);
         old.DirtyBitmap?.Free();
+        _vm.DirtyLog.Applied(actor, old.Flags, null, isFlagsOnly: false);
         return Errno.None;
     }
 
@@ -112,13 +114,14 @@ public sealed partial class VmMemory
         var slot = new Memslot(_vm, region, region.Flags);
         if (table.Active.Overlaps(slot.Range, slot.Id))
             return Errno.EEXIST;
-        Errno prepared = PrepareDirtyLog(actor, slot);
+        Errno prepared = _vm.DirtyLog.Prepare(actor, slot);
         if (prepared != Errno.None)
             return prepared;
         Publish(actor, table, table.Active.With(old.With(old.Flags | MemslotFlags.Invalid)));
         ZapSlot(actor, old);
         Publish(actor, table, table.Active.With(slot));
         old.DirtyBitmap?.Free();
+        _vm.DirtyLog.Applied(actor, old.Flags, slot, isFlagsOnly: false);
         return Errno.None;
     }
 
@@ -128,53 +131,16 @@ public sealed partial class VmMemory
         bool logs = (flags & MemslotFlags.LogDirtyPages) != 0;
         if (!logs)
             slot.DirtyBitmap = null;
-        Errno prepared = PrepareDirtyLog(actor, slot);
+        Errno prepared = _vm.DirtyLog.Prepare(actor, slot);
         if (prepared != Errno.None)
             return prepared;
 
         // Before the slot is published: a fault that sees the new slot must keep its leaves at 4K.
         slot.Mmu.IsDirtyLogged = logs;
         Publish(actor, table, table.Active.With(slot));
-        if (logs)
-        {
-            ArmDirtyLog(actor, slot.Mmu);
-            return Errno.None;
-        }
-
-        old.DirtyBitmap?.Free();
-        DisarmDirtyLog(actor, slot.Mmu);
-        return Errno.None;
-    }
-
-    // There is no page-modification log: W goes from every leaf, and the flush is always made, outside mmu_lock (tdp-mmu 6.7).
-    private void ArmDirtyLog(Actor actor, MmuSlot slot)
-    {
-        _vm.Mmu.MmuLock.EnterRead(actor);
-        _vm.Mmu.WriteProtectSlot(actor, slot, Level.K4);
-        _vm.Mmu.MmuLock.ExitRead(actor);
-        _vm.Mmu.FlushRemoteTlbs(actor);
-    }
-
-    // What logging had split is mapped huge again (tdp-mmu 6.7); the recovery flushes by itself.
-    private void DisarmDirtyLog(Actor actor, MmuSlot slot)
-    {
-        _vm.Mmu.MmuLock.EnterRead(actor);
-        _vm.Mmu.RecoverHuge(actor, slot);
-        _vm.Mmu.MmuLock.ExitRead(actor);
-    }
-
-    private Errno PrepareDirtyLog(Actor actor, Memslot slot)
-    {
-        bool logs = (slot.Flags & MemslotFlags.LogDirtyPages) != 0;
-        if (logs && slot.DirtyBitmap is null)
-        {
-            slot.DirtyBitmap = WordRun.TryCreate(_vm.Kernel.Machine, actor, (slot.Pages + 63) >> 6);
-            if (slot.DirtyBitmap is null)
-                return Errno.ENOMEM;
-        }
-
-        // Shared with the slot that this one replaces: nothing of it may change before success is certain.
-        slot.Mmu.IsDirtyLogged = logs;
+        if (!logs)
+            old.DirtyBitmap?.Free();
+        _vm.DirtyLog.Applied(actor, old.Flags, slot, isFlagsOnly: true);
         return Errno.None;
     }
 

@@ -74,6 +74,7 @@ public sealed partial class VmMemory
         vcpu.Mutex.Enter(actor);
         Actor before = vcpu.Mmu.Actor;
         vcpu.Mmu.Actor = actor;
+        _vm.SetRunning(actor, vcpu);
         _vm.Srcu.ReadEnter(actor);
         ulong start = gpa;
         Errno result = Errno.None;
@@ -88,6 +89,7 @@ public sealed partial class VmMemory
         }
 
         _vm.Srcu.ReadExit(actor);
+        _vm.SetRunning(actor, null);
         vcpu.Mmu.Actor = before;
         vcpu.Mutex.Exit(actor);
         return gpa != start ? Errno.None : result;

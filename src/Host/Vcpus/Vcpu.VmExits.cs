@@ -9,6 +9,8 @@ public sealed partial class Vcpu
     {
         Vmcs vmcs = Vmcs!;
         ref VmExit exit = ref vmcs.Exit;
+        if (vmcs.PmlIndex != EmptyLog)
+            EmptyPageModificationLog(actor, vmcs);
         switch (exit.Reason)
         {
             case ExitReason.EptViolation:
@@ -19,6 +21,10 @@ public sealed partial class Vcpu
                 _statistics.SharedFaults++;
                 FaultResult found = Vm.Mmu.HandleFault(Mmu, new Gpa(exit.Gpa), PfErr.Rsvd | PfErr.GuestFinal);
                 return found == FaultResult.Emulate ? EmulateMmio(exit.Gpa) : AfterFault(actor, found, exit.Reason, exit.Gpa);
+            case ExitReason.PageModificationLogFull:
+                // Emptied above, as at every exit.
+                ResetProgress();
+                return Errno.None;
             case ExitReason.ExternalInterrupt:
                 if (lp.PendingInterrupt.Read() >= 0)
                     lp.PendingInterrupt.Write(-1);

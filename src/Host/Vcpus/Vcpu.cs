@@ -190,6 +190,7 @@ public sealed partial class Vcpu
             Mmu.Actor = actor;
             LogicalProcessor lp = Vm.Kernel.Processors.Of(actor);
             Load(actor, lp);
+            Vm.SetRunning(actor, this);
             RunState.Exit = UserExit.None;
             Errno completed = Complete();
             if (completed != Errno.None || RunState.Exit != UserExit.None)
@@ -210,6 +211,7 @@ public sealed partial class Vcpu
         }
         finally
         {
+            Vm.SetRunning(actor, null);
             Mutex.Exit(actor);
         }
     }
@@ -239,6 +241,7 @@ public sealed partial class Vcpu
         LastSet = null;
         LastSlot = null;
         _loadedRoot = null;
+        FreeDirtyLog(actor);
         if (Vm.Td is not { } td)
             return;
         foreach (Hpa page in _tdvpsPages)
@@ -299,8 +302,13 @@ public sealed partial class Vcpu
         var outside = default(Spin);
         while (true)
         {
-            if (Kick.HasRequests() && !ServeRequests(actor, lp))
-                return Errno.EIO;
+            if (Kick.HasRequests())
+            {
+                Errno served = ServeRequests(actor, lp);
+                if (served != Errno.None || RunState.Exit != UserExit.None)
+                    return served;
+            }
+
             if (_signal.Read())
                 return Errno.EINTR;
             if (Mmu.DirectRoot is null || !ReferenceEquals(Mmu.DirectRoot, _loadedRoot))
@@ -380,10 +388,12 @@ public sealed partial class Vcpu
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool ServeRequests(Actor actor, LogicalProcessor lp)
+    private Errno ServeRequests(Actor actor, LogicalProcessor lp)
     {
         if (Kick.TakeRequest(actor, VcpuSet.VmDead))
-            return false;
+            return Errno.EIO;
+        if (Kick.TakeRequest(actor, VcpuSet.DirtyRingSoftFull) && IsStoppedByRing(actor))
+            return Errno.None;
         if (Kick.TakeRequest(actor, VcpuSet.FreeObsoleteRoots))
             Vm.Mmu.FreeObsoleteRoots(Mmu);
 
@@ -395,7 +405,9 @@ public sealed partial class Vcpu
             _statistics.TlbFlushes++;
         }
 
-        return !Vm.IsDead;
+        if (Kick.TakeRequest(actor, VcpuSet.UpdateDirtyLogging))
+            Vmcs!.LogsDirtyPages = Vm.DirtyLog.IsCpuLogging;
+        return Vm.IsDead ? Errno.EIO : Errno.None;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]

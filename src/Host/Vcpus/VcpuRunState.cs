@@ -30,6 +30,9 @@ public enum UserExit
     /// <summary>KVM_EXIT_SYSTEM_EVENT: ReportFatalError.</summary>
     SystemEvent = 24,
 
+    /// <summary>KVM_EXIT_DIRTY_RING_FULL: the vCPU runs again when rings have been harvested and reset.</summary>
+    DirtyRingFull = 31,
+
     /// <summary>KVM_EXIT_MEMORY_FAULT.</summary>
     MemoryFault = 39,
 

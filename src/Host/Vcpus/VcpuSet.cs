@@ -11,14 +11,23 @@ namespace Tdp.Host;
 /// </remarks>
 internal sealed class VcpuSet : IVcpuSet
 {
+    /// <summary>KVM_REQ_OUTSIDE_GUEST_MODE: no bit, only a ticket.</summary>
+    public const int NoAction = -1;
+
     /// <summary>KVM_REQ_TLB_FLUSH.</summary>
     public const int TlbFlush = 0;
 
     /// <summary>KVM_REQ_VM_DEAD.</summary>
     public const int VmDead = 1;
 
+    /// <summary>KVM_REQ_DIRTY_RING_SOFT_FULL: stays pending while the ring is.</summary>
+    public const int DirtyRingSoftFull = 3;
+
     /// <summary>KVM_REQ_TLB_FLUSH_CURRENT, arch 26.</summary>
     public const int TlbFlushCurrent = 8 + 26;
+
+    /// <summary>KVM_REQ_UPDATE_CPU_DIRTY_LOGGING, arch 30.</summary>
+    public const int UpdateDirtyLogging = 8 + 30;
 
     /// <summary>KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, arch 31.</summary>
     public const int FreeObsoleteRoots = 8 + 31;
@@ -27,7 +36,14 @@ internal sealed class VcpuSet : IVcpuSet
 
     public VcpuSet(Vm vm) => _vm = vm;
 
-    public void RequestAll(Actor actor, VcpuRequest request, bool wait)
+    public void RequestAll(Actor actor, VcpuRequest request, bool wait) =>
+        RequestAll(actor, request == VcpuRequest.OutsideGuestMode ? NoAction : BitOf(request), wait);
+
+    /// <summary>The same for a request that only the Host makes.</summary>
+    /// <param name="actor">Who asks.</param>
+    /// <param name="bit">Request bit, or <see cref="NoAction"/>.</param>
+    /// <param name="wait">Return when every vCPU was outside.</param>
+    public void RequestAll(Actor actor, int bit, bool wait)
     {
         ReadOnlySpan<Vcpu> vcpus = _vm.Vcpus;
         Span<ulong> tickets = stackalloc ulong[vcpus.Length];
@@ -36,10 +52,10 @@ internal sealed class VcpuSet : IVcpuSet
             Kick kick = vcpus[i].Kick;
 
             // OUTSIDE_GUEST_MODE has no action: only the ticket counts.
-            if (request != VcpuRequest.OutsideGuestMode)
-                kick.Post(actor, BitOf(request));
+            if (bit != NoAction)
+                kick.Post(actor, bit);
             tickets[i] = kick.Send(actor, wait);
-            if (request is VcpuRequest.VmDead)
+            if (bit == VmDead)
                 vcpus[i].WakeUp();
         }
 

@@ -31,7 +31,7 @@ internal sealed class HostBed : IDisposable
     /// <summary>A TD with a slot of private memory; finalized unless told otherwise.</summary>
     public static HostBed Td(int vcpus = 1, bool finalize = true, BehaviourProfile? profile = null, int extraProcessors = 0)
     {
-        HostBed bed = Boot(VmKind.Td, vcpus + extraProcessors, profile);
+        HostBed bed = Boot(new VmOptions { Kind = VmKind.Td }, vcpus + extraProcessors, profile);
         Vm vm = bed.Vm;
         Assert.Equal(Errno.None, vm.Td!.Initialize(bed.Actor, new TdConfiguration { MaxVcpus = (ushort)vcpus }));
         for (int i = 0; i < vcpus; i++)
@@ -52,9 +52,11 @@ internal sealed class HostBed : IDisposable
     }
 
     /// <summary>An ordinary VM with one slot.</summary>
-    public static HostBed OrdinaryVm(int vcpus = 1, bool isHuge = false)
+    public static HostBed OrdinaryVm(int vcpus = 1, bool isHuge = false, VmOptions? options = null, uint ringBytes = 0, int extraProcessors = 0)
     {
-        HostBed bed = Boot(VmKind.Default, vcpus, null);
+        HostBed bed = Boot(options ?? new VmOptions { Kind = VmKind.Default }, vcpus + extraProcessors, null);
+        if (ringBytes != 0)
+            Assert.Equal(Errno.None, bed.Vm.DirtyLog.EnableRing(bed.Actor, ringBytes));
         for (int i = 0; i < vcpus; i++)
             Assert.Equal(Errno.None, bed.Vm.CreateVcpu(bed.Actor, out _));
         bed.Hva = bed.Vm.UserMemory.Map(bed.Actor, Pages, isHuge);
@@ -71,6 +73,16 @@ internal sealed class HostBed : IDisposable
         return Vm.VcpuOf(0).Run(Actor, guest);
     }
 
+    /// <summary>Runs steps on vCPU 0 as a guest that starts anew, and gives the values it read.</summary>
+    public IReadOnlyList<ulong> Play(params GuestStep[] steps)
+    {
+        if (Vm.VcpuOf(0).Vmcs is { } vmcs)
+            vmcs.State.Rip = 0;
+        ScriptedGuest guest = Script(steps);
+        Assert.Equal(Errno.None, Run(guest));
+        return guest.Values;
+    }
+
     public ScriptedGuest Script(params GuestStep[] steps) => new(World.Machine, steps);
 
     /// <summary>Ends the VM; nothing may be left.</summary>
@@ -84,14 +96,14 @@ internal sealed class HostBed : IDisposable
 
     public void Dispose() => World.Dispose();
 
-    private static HostBed Boot(VmKind kind, int processors, BehaviourProfile? profile)
+    private static HostBed Boot(VmOptions options, int processors, BehaviourProfile? profile)
     {
         HostWorld world = HostWorld.Boot(new HostWorldOptions
         {
             Machine = MachineDescription.Default(processors, 64 << 20),
             Profile = profile ?? BehaviourProfile.Documented,
         });
-        Assert.Equal(Errno.None, Vm.Create(world.Actor, world.Kernel, new VmOptions { Kind = kind }, out Vm? vm));
+        Assert.Equal(Errno.None, Vm.Create(world.Actor, world.Kernel, options, out Vm? vm));
         return new HostBed(world, vm!);
     }
 }
