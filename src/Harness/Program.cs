@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Text;
 using Tdp.Harness.Bench;
 using Tdp.Harness.Cli;
+using Tdp.Harness.Conformance;
 using Tdp.Harness.Reports;
 using Tdp.Harness.Running;
 using Tdp.Harness.Stress;
@@ -35,6 +36,7 @@ internal static class Program
             s => RunVerb.Run(s, screen, interruption),
             s => StressVerb.Run(s, screen, interruption),
             s => BenchVerb.Run(s, screen, interruption),
-            s => InspectVerb.Run(s, screen, interruption));
+            s => InspectVerb.Run(s, screen, interruption),
+            s => ConformanceVerb.Replay(s, screen, interruption));
     }
 }

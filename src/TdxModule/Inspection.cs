@@ -141,6 +141,12 @@ public sealed partial class TdxModule
         }
     }
 
+    /// <summary>What an entry's word says, wherever it was read.</summary>
+    /// <param name="raw">The word.</param>
+    /// <param name="gpa">First address that the entry covers.</param>
+    /// <param name="level">Its level.</param>
+    public static SeptView ReadSeptEntry(ulong raw, Gpa gpa, Level level) => View(raw, level.Tdx, gpa.Value);
+
     /// <summary>How often each leaf returned each status, host leaves (<see cref="TdhLeaf"/>) first. Exact when no processor calls.</summary>
     public IReadOnlyList<LeafCount> Counts()
     {

@@ -9,7 +9,8 @@ using System.Runtime.InteropServices;
 namespace Tdp.Harness.Cli;
 
 /// <summary>What the verbs do once their settings are read.</summary>
-internal sealed record Actions(Func<RunSettings, int> Run, Func<StressSettings, int> Stress, Func<BenchSettings, int> Bench, Func<InspectSettings, int> Inspect);
+internal sealed record Actions(
+    Func<RunSettings, int> Run, Func<StressSettings, int> Stress, Func<BenchSettings, int> Bench, Func<InspectSettings, int> Inspect, Func<ReplaySettings, int> Replay);
 
 /// <summary>The command <c>tdpmmu</c>: parsing, help with examples, and one-line errors. Nothing here draws, so a parse error and <c>--help</c> cost only the parser.</summary>
 internal static class CommandLine
@@ -50,6 +51,13 @@ internal static class CommandLine
             "tdpmmu inspect samples/hello.elf --at exit:10",
             "tdpmmu inspect samples/hello.elf --at gpa:0x200000",
         ],
+        ["conformance"] = ["tdpmmu conformance replay tests/Conformance/data/module/directed.jsonl.gz"],
+        ["replay"] =
+        [
+            "tdpmmu conformance replay tests/Conformance/data/module/*.gz tests/Conformance/data/mmu/*.gz",
+            "tdpmmu conformance replay trace.jsonl --stop-at-first",
+            "tdpmmu conformance replay trace.jsonl.gz --json",
+        ],
     };
 
     private static readonly Dictionary<string, string> Notes = new(StringComparer.Ordinal)
@@ -67,6 +75,7 @@ internal static class CommandLine
             Verbs.Stress(actions.Stress),
             Verbs.Bench(actions.Bench),
             Verbs.Inspect(actions.Inspect),
+            Verbs.Conformance(actions.Replay),
         };
         root.Options.Add(NoColor);
         foreach (Option option in root.Options)
@@ -93,7 +102,7 @@ internal static class CommandLine
     {
         ParseResult? parsed = null;
         Actions Late() => actions(parsed!);
-        RootCommand root = Build(new Actions(s => Late().Run(s), s => Late().Stress(s), s => Late().Bench(s), s => Late().Inspect(s)));
+        RootCommand root = Build(new Actions(s => Late().Run(s), s => Late().Stress(s), s => Late().Bench(s), s => Late().Inspect(s), s => Late().Replay(s)));
         parsed = root.Parse(args);
         bool aboutItself = parsed.Action is HelpWithExamples || root.Options.Any(o => o is VersionOption && parsed.GetResult(o) is not null);
         if (!aboutItself && Problem(parsed) is { } problem)

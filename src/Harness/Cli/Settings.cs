@@ -36,3 +36,9 @@ internal sealed record BenchSettings(int Pages, int? Threads, string? Root, stri
 /// <param name="AcceptEagerly">The guest accepts all of its memory at boot.</param>
 /// <param name="Seed">The master seed.</param>
 internal sealed record InspectSettings(string Guest, long? ExitNumber, ulong? Gpa, int Vcpus, ulong Memory, bool AcceptEagerly, ulong Seed);
+
+/// <summary>What <c>tdpmmu conformance replay</c> was asked to do.</summary>
+/// <param name="Files">Trace files.</param>
+/// <param name="StopAtFirst">End at the first mismatch.</param>
+/// <param name="Json">The report goes to stdout as JSON.</param>
+internal sealed record ReplaySettings(IReadOnlyList<string> Files, bool StopAtFirst, bool Json);

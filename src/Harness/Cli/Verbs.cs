@@ -102,6 +102,20 @@ internal static class Verbs
         return command;
     }
 
+    /// <summary>Compares with recorded answers.</summary>
+    public static Command Conformance(Func<ReplaySettings, int> act)
+    {
+        Argument<string[]> files = new("FILE") { Description = "Traces: one JSON object per line, plain or gzip. What was recorded is read from the file.", Arity = ArgumentArity.OneOrMore };
+        Option<bool> stop = Flags.Switch("--stop-at-first", "End at the first mismatch.");
+        Option<bool> json = Json("Write the report to stdout as JSON, with every mismatch.");
+        Command replay = new("replay", "Replay recorded answers of the real TDX module, or of the kernel's own TDP MMU, and compare every answer and every state.")
+        {
+            files, stop, json,
+        };
+        replay.SetAction(p => act(new ReplaySettings(p.GetRequiredValue(files), p.GetValue(stop), p.GetValue(json))));
+        return new Command("conformance", "Compare with recordings of the real thing.") { replay };
+    }
+
     private static Argument<string> Guest() => new("GUEST.elf") { Description = "A static 64-bit x86 ELF program, such as those in samples/." };
 
     private static Option<int> Vcpus(int otherwise) => Flags.Number("--vcpus", "How many vCPUs.", 1, MaxVcpus, otherwise);

@@ -130,7 +130,7 @@ public sealed class CommandLineTests : IDisposable
         }
 
         string[] args = [.. line.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(a => a is "FILE" ? _file : a)];
-        int code = CommandLine.Execute(args, _ => new Actions(Seen, Seen, Seen, Seen), output, error);
+        int code = CommandLine.Execute(args, _ => new Actions(Seen, Seen, Seen, Seen, Seen), output, error);
         return (code, output.ToString(), error.ToString());
     }
 }
