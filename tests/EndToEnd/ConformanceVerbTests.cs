@@ -91,7 +91,29 @@ public sealed class ConformanceVerbTests : IDisposable
         string file = WriteGzip("cut.jsonl.gz", Sequence("module", "d-block-unblock"));
         byte[] bytes = await File.ReadAllBytesAsync(file);
         await File.WriteAllBytesAsync(file, bytes[..(bytes.Length / 2)]);
-        AssertUsage(await Tool.RunAsync("conformance", "replay", file), "the gzip data is truncated or damaged here", @"cut\.jsonl\.gz:\d+: ");
+        AssertUsage(await Tool.RunAsync("conformance", "replay", file), "the gzip data is truncated here", @"cut\.jsonl\.gz:\d+: ");
+    }
+
+    [Fact]
+    public async Task A_gzip_file_that_is_cut_after_a_whole_line_is_refused()
+    {
+        // The text is whole; only the length at the end of the file is missing.
+        string path = WriteGzip("cut.jsonl.gz", Sequence("module", "d-mng-create"));
+        byte[] bytes = await File.ReadAllBytesAsync(path);
+        await File.WriteAllBytesAsync(path, bytes[..^8]);
+        AssertUsage(await Tool.RunAsync("conformance", "replay", path), "the gzip data is truncated here");
+    }
+
+    [Fact]
+    public async Task Gzip_members_may_follow_each_other()
+    {
+        byte[] first = await File.ReadAllBytesAsync(WriteGzip("1.gz", Sequence("module", "d-mng-create")));
+        byte[] second = await File.ReadAllBytesAsync(WriteGzip("2.gz", Sequence("module", "d-track")));
+        string path = Path.Combine(_folder.FullName, "both.gz");
+        await File.WriteAllBytesAsync(path, [.. first, .. second]);
+        ToolResult result = await Tool.RunAsync("conformance", "replay", path);
+        Assert.Equal(0, result.ExitCode);
+        Assert.EndsWith($"{Lines("module", "d-mng-create") + Lines("module", "d-track") - 2} calls, 0 mismatches", result.Output.TrimEnd(), StringComparison.Ordinal);
     }
 
     [Fact]

@@ -163,7 +163,7 @@ internal static class CommandLine
             {
                 ArgumentResult { Tokens.Count: 0, Parent: OptionResult option } => $"{option.Option.Name}: a value is missing",
                 OptionResult { Tokens.Count: 0, Implicit: false } option => $"{option.Option.Name}: a value is missing",
-                ArgumentResult { Tokens.Count: 0 } argument => $"{argument.Argument.Name} is missing: tdpmmu {command.Name} {argument.Argument.Name}",
+                ArgumentResult { Tokens.Count: 0 } argument => $"{argument.Argument.Name} is missing: {PathOf(parsed.CommandResult)} {argument.Argument.Name}",
                 _ => OneLine(problem.Message),
             };
         }
@@ -174,6 +174,8 @@ internal static class CommandLine
     // An unknown flag lands in the first argument that takes any text.
     private static string? StrayFlag(ParseResult parsed)
         => parsed.CommandResult.Children.OfType<ArgumentResult>().SelectMany(a => a.Tokens).Select(t => t.Value).FirstOrDefault(t => t.Length > 1 && t[0] == '-');
+
+    private static string PathOf(CommandResult result) => result.Parent is CommandResult parent ? $"{PathOf(parent)} {result.Command.Name}" : "tdpmmu";
 
     private static string OneLine(string text) => text.ReplaceLineEndings(" ").Trim();
 

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.IO;
 using System.IO.Compression;
 using System.Text;
@@ -13,12 +14,18 @@ namespace Tdp.Harness.Conformance;
 internal sealed class TraceReader : IDisposable
 {
     private static readonly UTF8Encoding s_utf8 = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
+    private static ReadOnlySpan<byte> GzipMagic => [0x1F, 0x8B, 8];
+
     private readonly StreamReader _reader;
 
-    private TraceReader(string path, StreamReader reader)
+    // The decompressor ends quietly where its input does.
+    private readonly bool _isCut;
+
+    private TraceReader(string path, StreamReader reader, bool isCut)
     {
         Path = path;
         _reader = reader;
+        _isCut = isCut;
     }
 
     /// <summary>The file as the user named it.</summary>
@@ -35,10 +42,11 @@ internal sealed class TraceReader : IDisposable
         try
         {
             Stream stream = file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, bufferSize: 1 << 16);
-            if (file.ReadByte() == 0x1F && file.ReadByte() == 0x8B)
-                stream = new GZipStream(file, CompressionMode.Decompress);
+            bool isGzip = file.ReadByte() == GzipMagic[0] && file.ReadByte() == GzipMagic[1];
             file.Position = 0;
-            return new TraceReader(path, new StreamReader(stream, s_utf8, detectEncodingFromByteOrderMarks: false, bufferSize: 1 << 16));
+            if (isGzip)
+                stream = new GZipStream(file, CompressionMode.Decompress);
+            return new TraceReader(path, new StreamReader(stream, s_utf8, detectEncodingFromByteOrderMarks: false, bufferSize: 1 << 16), isGzip && IsCut(path));
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or NotSupportedException)
         {
@@ -64,7 +72,7 @@ internal sealed class TraceReader : IDisposable
             }
             catch (InvalidDataException)
             {
-                throw Wrong("the gzip data is truncated or damaged here");
+                throw Wrong("the gzip data is damaged here");
             }
             catch (DecoderFallbackException)
             {
@@ -75,6 +83,8 @@ internal sealed class TraceReader : IDisposable
                 throw Wrong(e.Message.ReplaceLineEndings(" "));
             }
 
+            if (_isCut && (text is null || _reader.EndOfStream))
+                throw Wrong("the gzip data is truncated here");
             if (text is null)
             {
                 record = default;
@@ -89,6 +99,45 @@ internal sealed class TraceReader : IDisposable
 
     /// <inheritdoc/>
     public void Dispose() => _reader.Dispose();
+
+    // A gzip member ends with the length of what it holds: a file whose last four bytes are no such length was cut off.
+    private static bool IsCut(string path)
+    {
+        byte[] bytes = File.ReadAllBytes(path);
+        uint last = bytes.Length < 18 ? 0 : BinaryPrimitives.ReadUInt32LittleEndian(bytes.AsSpan(^4..));
+        int start = 0;
+        do
+        {
+            if (TryMeasure(bytes, start, out long length) && (uint)length == last)
+                return false;
+
+            // Members may follow each other; only the last one's length is at the end.
+            int next = bytes.AsSpan(start + 1).IndexOf(GzipMagic);
+            start = next < 0 ? bytes.Length : start + 1 + next;
+        }
+        while (start < bytes.Length);
+
+        return true;
+    }
+
+    private static bool TryMeasure(byte[] bytes, int start, out long length)
+    {
+        length = 0;
+        byte[] piece = new byte[1 << 16];
+        try
+        {
+            using var gzip = new GZipStream(new MemoryStream(bytes, start, bytes.Length - start), CompressionMode.Decompress);
+            int read;
+            while ((read = gzip.Read(piece, 0, piece.Length)) > 0)
+                length += read;
+            return true;
+        }
+        catch (InvalidDataException)
+        {
+            // Damaged, which reading it line by line will place.
+            return false;
+        }
+    }
 
     private JsonElement Parse(string text)
     {

@@ -10,8 +10,8 @@ public sealed class CommandLineTests : IDisposable
     private readonly List<object> _seen = [];
 
     [Theory]
-    [InlineData("", "no verb given: allowed is run, stress, bench, inspect")]
-    [InlineData("explode", "unknown verb 'explode': allowed is run, stress, bench, inspect")]
+    [InlineData("", "no verb given: allowed is run, stress, bench, inspect, conformance")]
+    [InlineData("explode", "unknown verb 'explode': allowed is run, stress, bench, inspect, conformance")]
     [InlineData("--explode", "unknown flag '--explode': allowed is --help, --version, --no-color")]
     [InlineData("run", "GUEST.elf is missing: tdpmmu run GUEST.elf")]
     [InlineData("run no-such.elf", "GUEST.elf no-such.elf: no such file")]
@@ -33,6 +33,9 @@ public sealed class CommandLineTests : IDisposable
     [InlineData("bench fault-in --order backwards", "--order backwards: allowed is seq or random or overlap")]
     [InlineData("inspect FILE", "--at is missing: allowed is exit:N with N above 0, or gpa:0x...")]
     [InlineData("inspect FILE --at exit:0", "--at exit:0: allowed is exit:N with N above 0, or gpa:0x...")]
+    [InlineData("conformance", "no verb given for 'conformance': allowed is replay")]
+    [InlineData("conformance replay", "FILE is missing: tdpmmu conformance replay FILE")]
+    [InlineData("conformance replay FILE --loud", "unknown flag '--loud' for 'replay': allowed is --stop-at-first, --json, --help, --no-color")]
     public void A_wrong_command_line_is_one_line_and_exit_code_2(string line, string message)
     {
         (int code, string output, string error) = Execute(line);
