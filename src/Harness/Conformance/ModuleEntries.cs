@@ -24,7 +24,7 @@ internal static class ModuleEntries
         {
             if (module.Pamt(new Hpa(page)) is { } found)
             {
-                string lockBits = found.LockBits == 0 ? string.Empty : Text($", lock 0x{found.LockBits:x}");
+                string lockBits = (found.LockBits & ~(uint)TryLock.Biased) == 0 ? string.Empty : Text($", lock 0x{found.LockBits:x}");
                 string recorded = state.Recorded(page) is { } text ? $"; recorded {text}" : string.Empty;
                 lines.Add(Text($"PAMT 0x{page:x}: {found.Type}, owner 0x{found.Owner.Value:x}, {found.Level}, BEPOCH {found.Bepoch}") + lockBits + recorded);
             }
