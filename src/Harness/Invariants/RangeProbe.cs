@@ -13,15 +13,21 @@ public static class RangeProbe
     public static List<TreeEntry> Leaves(Vm vm, Actor actor, GfnRange range, Alias alias)
     {
         ArgumentNullException.ThrowIfNull(vm);
+        return Leaves(vm.Mmu, actor, range, alias);
+    }
+
+    /// <summary>As <see cref="Leaves(Vm, Actor, GfnRange, Alias)"/>, for an MMU.</summary>
+    public static List<TreeEntry> Leaves(TdpMmu mmu, Actor actor, GfnRange range, Alias alias)
+    {
+        ArgumentNullException.ThrowIfNull(mmu);
         List<TreeEntry> found = [];
-        TdpMmu mmu = vm.Mmu;
         mmu.MmuLock.EnterRead(actor);
         mmu.Rcu.ReadEnter(actor);
-        foreach (Root root in mmu.Roots)
+        foreach (Root root in mmu.ListedRoots)
         {
-            if (root.IsMirror == alias is Alias.Private)
+            if (root.IsMirror == (alias is Alias.Private))
             {
-                ulong raw = alias is Alias.Shared ? vm.AliasBit.GfnMask : 0;
+                ulong raw = alias is Alias.Shared ? mmu.Options.AliasBit.GfnMask : 0;
                 Collect(mmu, root, root.Table, root.Level, 0, range.Start.Value | raw, range.End.Value | raw, found);
             }
         }
@@ -43,7 +49,7 @@ public static class RangeProbe
                 return;
             }
 
-            Spte spte = table[index];
+            Spte spte = table.Peek(index);
             switch (spte.Kind(level))
             {
                 case SpteKind.Leaf:

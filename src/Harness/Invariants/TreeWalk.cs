@@ -40,7 +40,7 @@ public static class TreeWalk
     {
         for (int index = 0; index < 512; index++)
         {
-            Spte spte = table[index];
+            Spte spte = table.Peek(index);
             if (spte == Spte.NonPresent)
             {
                 continue;

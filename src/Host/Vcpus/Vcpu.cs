@@ -100,6 +100,23 @@ public sealed partial class Vcpu
     /// <summary>What it did so far. Exact when it does not run.</summary>
     public VcpuStatistics Statistics => _statistics;
 
+    /// <summary>
+    /// The processor whose TLB the vCPU's next entry would use as it is, as far as the host is concerned; null when it flushes first: a request says so, or a root must be
+    /// loaded. Of a TD the module flushes besides. For checkers, while the vCPU does not run.
+    /// </summary>
+    public LogicalProcessor? TranslatesOn
+    {
+        get
+        {
+            const ulong Flushing = (1UL << VcpuSet.TlbFlush) | (1UL << VcpuSet.TlbFlushCurrent) | (1UL << VcpuSet.FreeObsoleteRoots);
+            bool isLoaded = Mmu.DirectRoot is not null && ReferenceEquals(Mmu.DirectRoot, _loadedRoot);
+            return isLoaded && (Kick.PeekRequests() & Flushing) == 0 ? _associated : null;
+        }
+    }
+
+    /// <summary>The processor with which the vCPU is associated, or null. For checkers.</summary>
+    public LogicalProcessor? Processor => _associated;
+
     internal MemslotSet? LastSet { get; set; }
 
     internal Memslot? LastSlot { get; set; }
