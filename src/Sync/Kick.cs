@@ -93,6 +93,9 @@ public sealed class Kick
     /// <summary>Pending request bits without an event.</summary>
     public ulong PeekRequests() => Volatile.Read(ref _words.Requests);
 
+    /// <summary>Tickets handed out and the highest one acknowledged, without an event. While the target is outside the guest the difference means nothing.</summary>
+    public (ulong Given, ulong Acknowledged) PeekTickets() => (Volatile.Read(ref _words.Tickets), Volatile.Read(ref _words.Acknowledged));
+
     /// <summary>Requester: sets request <paramref name="bit"/> (0..63). Full fence.</summary>
     public void Post(Actor? actor, int bit, [CallerMemberName] string site = "")
     {

@@ -27,6 +27,7 @@ public sealed class RcuDomain
     private readonly object _gate = new();
     private readonly ObjectId _id;
     private PaddedWord _epoch = new() { Value = 1 };
+    private int _waiters;
 
     // The epoch that the last attempt of a Call was for; 0 before the first.
     private PaddedWord _asked;
@@ -47,6 +48,12 @@ public sealed class RcuDomain
                 return _callbacks.Count;
         }
     }
+
+    /// <summary>How many actors wait for readers just now. No event.</summary>
+    public int Waiters => Volatile.Read(ref _waiters);
+
+    /// <summary>The epoch in which the actor's read section began, or 0 outside: the same number at two looks is the same section, or one that began soon after. No event.</summary>
+    public ulong SectionOf(Actor actor) => Volatile.Read(ref SlotOf(actor).Epoch);
 
     /// <summary>Begins a read section; sections of one actor nest.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -119,7 +126,9 @@ public sealed class RcuDomain
             return;
         }
 
+        Interlocked.Increment(ref _waiters);
         RunExpired(Advance(), wait: true);
+        Interlocked.Decrement(ref _waiters);
         if (Explore.On)
             Hook.Happened(new PendingEvent(EventKind.Await, _id, site, actor), true);
     }

@@ -18,6 +18,17 @@ internal sealed record BrokenRule(string Rule, string Sentence, long Count, IRea
         => [.. findings.GroupBy(f => f.Rule, StringComparer.Ordinal).Select(g => new BrokenRule(g.Key, Catalogue.SentenceOf(g.Key), g.Count(), [.. g.Take(DetailsShown).Select(f => f.Text)]))];
 }
 
+/// <summary>How often a run has judged one rule.</summary>
+/// <param name="Rule">The rule's number.</param>
+/// <param name="Times">How often.</param>
+/// <param name="Note">Why it was never judged, where there is a reason besides this run.</param>
+internal sealed record RuleCount(string Rule, long Times, string Note)
+{
+    /// <summary>Counts every rule of the catalogue.</summary>
+    public static IReadOnlyList<RuleCount> From(Verdicts verdicts)
+        => [.. Catalogue.All.Select(rule => new RuleCount(rule.Id, verdicts.Times(rule), rule.Note))];
+}
+
 /// <summary>What a stress run did and found.</summary>
 /// <param name="Seed">The master seed.</param>
 /// <param name="Vcpus">Faulting threads.</param>
@@ -32,6 +43,7 @@ internal sealed record BrokenRule(string Rule, string Sentence, long Count, IRea
 /// <param name="Faults">Faults by kind.</param>
 /// <param name="Seamcalls">SEAMCALLs by leaf and status.</param>
 /// <param name="InjectedBusy">BUSY answers of the module that had no reason but the injection.</param>
+/// <param name="Checks">How often each rule was judged: a rule that was never judged has not been shown to hold.</param>
 /// <param name="Broken">Rules that did not hold.</param>
 /// <param name="Failure">What stopped the run, if something did.</param>
 /// <param name="Frames">What became of the frames; missing when the VM could not be torn down.</param>
@@ -39,7 +51,7 @@ internal sealed record BrokenRule(string Rule, string Sentence, long Count, IRea
 /// <param name="Repeat">The command that repeats it. The seed fixes the steps and the injections, not the order in which threads meet.</param>
 internal sealed record StressReport(
     ulong Seed, int Vcpus, int HostThreads, double Seconds, long Operations, double OperationsPerSecond, long Rendezvous, long Accesses, long PagesAccepted, long GuestConversions,
-    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, long InjectedBusy, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
+    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, long InjectedBusy, IReadOnlyList<RuleCount> Checks, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
 {
     /// <summary>Draws the report.</summary>
     public void Draw(Screen screen)
@@ -50,6 +62,7 @@ internal sealed record StressReport(
         screen.Table("guest", ["what", "#count"], [["pages touched", N(Accesses)], ["pages accepted", N(PagesAccepted)], ["conversions asked for", N(GuestConversions)]]);
         screen.Line($"BUSY answers injected: {N(InjectedBusy)}");
         screen.Table("SEAMCALLs", ["leaf", "status", "#count"], Seamcalls.Select(c => (string[])[c.Leaf, c.Status, N(c.Count)]));
+        DrawChecks(screen);
         if (Frames is { } frames)
         {
             screen.Line(frames.ToString());
@@ -70,5 +83,22 @@ internal sealed record StressReport(
         }
 
         screen.Line($"{(Interrupted ? "interrupted; " : string.Empty)}repeat: {Repeat}");
+    }
+
+    // Six rules a line; those that were never judged by themselves, because a run that does not exercise a rule shows nothing about it.
+    private void DrawChecks(Screen screen)
+    {
+        const int PerLine = 6;
+        RuleCount[] judged = [.. Checks.Where(c => c.Times > 0)];
+        screen.Line(string.Create(CultureInfo.InvariantCulture, $"invariants judged: {judged.Length} of {Checks.Count}, {judged.Sum(c => c.Times):N0} times"));
+        for (int i = 0; i < judged.Length; i += PerLine)
+        {
+            screen.Line("  " + string.Join("  ", judged.Skip(i).Take(PerLine).Select(c => string.Create(CultureInfo.InvariantCulture, $"{c.Rule,-4} {c.Times,13:N0}"))));
+        }
+
+        foreach (RuleCount never in Checks.Where(c => c.Times == 0))
+        {
+            screen.Line($"  never in this run: {never.Rule}{(never.Note.Length == 0 ? string.Empty : $" ({never.Note})")}");
+        }
     }
 }

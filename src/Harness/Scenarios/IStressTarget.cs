@@ -24,6 +24,12 @@ public interface IStressTarget : IDisposable
     /// <summary>Checks what must hold when no operation is in flight. No thread may be performing.</summary>
     void CheckAtRest();
 
+    /// <summary>Looks at the progress of the threads, which may be running or hanging, and remembers it for the next look. Any thread; one at a time.</summary>
+    /// <param name="isStuck">No thread has finished anything since the last look, for longer than anything may take: say why.</param>
+    void Watch(bool isStuck)
+    {
+    }
+
     /// <summary>Ends the VM and checks what must hold afterwards. No thread may be performing.</summary>
     void TearDown();
 }

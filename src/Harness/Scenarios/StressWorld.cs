@@ -14,11 +14,21 @@ public sealed class StressWorld : IStressTarget
     private readonly TdWorld _world;
     private readonly StressLayout _layout;
     private readonly StressGuest[] _guests;
+    // One operation of a host thread in so many looks at all trees: about one in a thousand of all operations.
+    private const int SampleEvery = 128;
     private readonly RwLock _gate;
     private readonly Mutex _spareLock;
     private readonly BusyInjection? _busy;
+    private readonly SeamcallReferee _seamcalls;
+    private readonly OperationReferee _operations;
+    private readonly Sweep _sweep;
+    private readonly LivenessWatch _watch;
+    private readonly Sweep[] _samples;
+    private readonly int[] _hostOps;
     private readonly int _vcpus;
     private bool _hasSpare = true;
+    private long _tablesFreed;
+    private long _accesses;
 
     /// <summary>Builds the world.</summary>
     /// <param name="vcpus">How many vCPUs.</param>
@@ -40,7 +50,20 @@ public sealed class StressWorld : IStressTarget
             _guests[i] = new StressGuest(_world.Machine, _layout, i);
         }
 
-        _world.Module.Observer = new SeamcallReferee(_world.Vm);
+        Checked = new CheckedVm(_world.Vm);
+        _seamcalls = new SeamcallReferee(Checked);
+        _operations = new OperationReferee(Checked);
+        _sweep = new Sweep(Checked);
+        _watch = new LivenessWatch(Checked);
+        _samples = new Sweep[vcpus + hosts];
+        _hostOps = new int[vcpus + hosts];
+        for (int i = 0; i < _samples.Length; i++)
+        {
+            _samples[i] = new Sweep(Checked);
+        }
+
+        _world.Module.Observer = _seamcalls;
+        _world.Vm.Mmu.FaultObserver = new FaultReferee(Checked);
         if (busyOneIn > 0)
         {
             _busy = new BusyInjection(_world.Vm, seed, busyOneIn);
@@ -62,6 +85,9 @@ public sealed class StressWorld : IStressTarget
 
     /// <summary>The machine, its host and the TD.</summary>
     public TdWorld World => _world;
+
+    /// <summary>The TD as its checkers see it, with what they have judged.</summary>
+    public CheckedVm Checked { get; }
 
     /// <summary>The guest side of each vCPU, for its counts.</summary>
     public IReadOnlyList<StressGuest> Guests => _guests;
@@ -95,17 +121,42 @@ public sealed class StressWorld : IStressTarget
             }
 
             PerformHost(actor, op);
+            if (++_hostOps[thread] % SampleEvery == 0)
+            {
+                _samples[thread].Sample(actor);
+            }
         }
     }
 
     /// <inheritdoc/>
     public void CheckAtRest()
     {
-        AtRest.Check(_world.Vm);
-        if (_world.Vm.IsDead && Findings.Count == 0)
+        _sweep.AtRest(_world.Director);
+        _seamcalls.AtRest();
+
+        // The MMU looks at every table itself when it frees it: nothing present may be in it (I46, I47).
+        long freed = _world.Vm.Mmu.Statistics[MmuCounter.TablesRemoved];
+        Checked.Verdicts.Count(_world.Director, WalkersAndMemory.I46, freed - _tablesFreed);
+        Checked.Verdicts.Count(_world.Director, WalkersAndMemory.I47, freed - _tablesFreed);
+        _tablesFreed = freed;
+
+        // Each access has compared the frame's generation with the translation's, and the content with what may be there (I57, I82).
+        long accesses = 0;
+        foreach (StressGuest guest in _guests)
         {
-            Findings.Add("I81", $"the VM died: {_world.Vm.Mmu.Death.Reason}");
+            accesses += guest.Accesses;
         }
+
+        Checked.Verdicts.Count(_world.Director, FaultRules.I57, accesses - _accesses);
+        Checked.Verdicts.Count(_world.Director, AddedRules.I82, accesses - _accesses);
+        _accesses = accesses;
+    }
+
+    /// <inheritdoc/>
+    public void Watch(bool isStuck)
+    {
+        _watch.Judge(isStuck);
+        _watch.Remember();
     }
 
     /// <inheritdoc/>
@@ -113,11 +164,14 @@ public sealed class StressWorld : IStressTarget
     {
         _world.Module.Observer = null;
         _world.Module.BusyInjector = null;
+        _world.Vm.Mmu.FaultObserver = null;
         _world.DestroyVm();
         Frames = _world.Kernel.Audit(isAfterTeardown: true);
+        int leaked = _world.Machine.Ledger.Leaks.Count;
+        Checked.Verdicts.Judge(null, LifeCycle.I71, new FrameBooks(Checked, null, leaked, leaked == 0 || _world.Kernel.Log.Lines.Count > 0));
         foreach (string disagreement in Frames.Disagreements)
         {
-            Findings.Add("I71", disagreement);
+            Checked.Verdicts.Judge(null, LifeCycle.I71, new FrameBooks(Checked, disagreement, leaked, true));
         }
     }
 
@@ -128,7 +182,14 @@ public sealed class StressWorld : IStressTarget
     {
         while (!guest.IsDone)
         {
+            bool wasDead = _world.Vm.IsDead;
+            long exits = vcpu.Statistics.Exits;
             Errno errno = vcpu.Run(actor, guest);
+            if (wasDead)
+            {
+                Checked.Verdicts.Judge(actor, LifeCycle.I73, new VcpuEntryView(Checked, vcpu.Id, vcpu.Mmu.DirectRoot is not null, vcpu.Mmu.MirrorRoot is not null, vcpu.Statistics.Exits != exits, true));
+            }
+
             switch (vcpu.RunState.Exit)
             {
                 case UserExit.ScriptEnd when errno == Errno.None:
@@ -165,21 +226,12 @@ public sealed class StressWorld : IStressTarget
 
         _gate.EnterWrite(actor);
         GfnRange around = new(new Gfn(range.Start.Value - 8), range.End + 8);
-        List<TreeEntry> before = Outside(RangeProbe.Leaves(_world.Vm, actor, around, Alias.Private), range);
+        IReadOnlyList<EntryView> before = Outside(_operations.Leaves(actor, around, Alias.Private), range);
         _world.Vm.Memory.SetAttributes(actor, gpa, bytes, toPrivate ? MemoryAttributes.Private : 0);
         if (!_world.Vm.IsDead)
         {
-            foreach (TreeEntry left in RangeProbe.Leaves(_world.Vm, actor, range, toPrivate ? Alias.Shared : Alias.Private))
-            {
-                Findings.Add("I58", $"{left} after {range} was converted to {(toPrivate ? "private" : "shared")}");
-            }
-
-            if (_world.Vm.Attributes is { } attributes && !attributes.IsAll(range, toPrivate))
-            {
-                Findings.Add("I58", $"the attributes of {range} are not all {(toPrivate ? "private" : "shared")}");
-            }
-
-            ExpectStill("I59", before, RangeProbe.Leaves(_world.Vm, actor, around, Alias.Private), $"the conversion of {range}");
+            _operations.Converted(actor, range, toPrivate);
+            _operations.Untouched(FaultRules.I59, actor, $"the conversion of {range}", before, around, Alias.Private);
         }
 
         _gate.ExitWrite(actor);
@@ -188,6 +240,7 @@ public sealed class StressWorld : IStressTarget
     private void PerformHost(Actor actor, StressOp op)
     {
         GfnRange range = GfnRange.Of(_layout.First + (ulong)op.Page, (ulong)op.Count);
+        long yields = _world.Vm.Mmu.Statistics.Of(actor, MmuCounter.Yields);
         switch (op.Step)
         {
             case StressStep.ConvertShared:
@@ -195,18 +248,16 @@ public sealed class StressWorld : IStressTarget
                 Convert(actor, range.Start.Value << 12, range.Pages << 12, op.Step is StressStep.ConvertPrivate);
                 break;
             case StressStep.PunchHole:
-                _gate.EnterRead(actor);
-                _world.File.PunchHole(actor, (ulong)op.Page, (ulong)op.Count);
-                _gate.ExitRead(actor);
+                PunchHole(actor, op, range);
                 break;
             case StressStep.Notify:
-                Judged(actor, range, "an MMU notifier", () => Notify(actor, op, range));
+                Judged(FaultRules.I60, actor, range, "an MMU notifier", () => Notify(actor, op, range));
                 break;
             case StressStep.FastZap:
-                Judged(actor, range, "a fast zap", () => _world.Vm.Memory.ZapAllFast(actor));
+                Judged(RootRules.I44, actor, range, "a fast zap", () => FastZap(actor));
                 break;
             case StressStep.Age:
-                Judged(actor, range, "aging", () => _world.Vm.Mmu.Age(actor, range, AliasFilter.Shared));
+                Judged(RootRules.I44, actor, range, "aging", () => _world.Vm.Mmu.Age(actor, range, AliasFilter.Shared));
                 break;
             case StressStep.PreFault:
                 PreFault(actor, op, range);
@@ -217,6 +268,42 @@ public sealed class StressWorld : IStressTarget
             default:
                 FlipSlot(actor);
                 break;
+        }
+
+        if (op.Step is StressStep.ConvertShared or StressStep.ConvertPrivate or StressStep.PunchHole or StressStep.Notify)
+        {
+            // A notifier step walks twice: for the notice itself, and for the host's own change that follows.
+            _operations.Yielded(actor, range, 2, _world.Vm.Mmu.Statistics.Of(actor, MmuCounter.Yields) - yields);
+        }
+    }
+
+    private void PunchHole(Actor actor, StressOp op, GfnRange range)
+    {
+        if (!IsJudged(range.Start))
+        {
+            _gate.EnterRead(actor);
+            _world.File.PunchHole(actor, (ulong)op.Page, (ulong)op.Count);
+            _gate.ExitRead(actor);
+            return;
+        }
+
+        _gate.EnterWrite(actor);
+        _world.File.PunchHole(actor, (ulong)op.Page, (ulong)op.Count);
+        if (!_world.Vm.IsDead && Checked.SlotOf(range.Start) is { } slot)
+        {
+            _operations.HolePunched(actor, slot, range);
+        }
+
+        _gate.ExitWrite(actor);
+    }
+
+    private void FastZap(Actor actor)
+    {
+        IReadOnlyList<Root> before = _operations.RootsToEmpty();
+        _world.Vm.Memory.ZapAllFast(actor);
+        if (!_world.Vm.IsDead)
+        {
+            _operations.FastZapped(actor, before);
         }
     }
 
@@ -232,7 +319,7 @@ public sealed class StressWorld : IStressTarget
     }
 
     // Operations that must leave private memory alone (I44, I60).
-    private void Judged(Actor actor, GfnRange range, string name, Action operation)
+    private void Judged(Invariant<Aftermath> rule, Actor actor, GfnRange range, string name, Action operation)
     {
         if (!IsJudged(range.Start))
         {
@@ -241,11 +328,11 @@ public sealed class StressWorld : IStressTarget
         }
 
         _gate.EnterWrite(actor);
-        List<TreeEntry> before = RangeProbe.Leaves(_world.Vm, actor, range, Alias.Private);
+        IReadOnlyList<EntryView> before = _operations.Leaves(actor, range, Alias.Private);
         operation();
         if (!_world.Vm.IsDead)
         {
-            ExpectStill(name is "an MMU notifier" ? "I60" : "I44", before, RangeProbe.Leaves(_world.Vm, actor, range, Alias.Private), name);
+            _operations.Untouched(rule, actor, name, before, range, Alias.Private);
         }
 
         _gate.ExitWrite(actor);
@@ -258,11 +345,7 @@ public sealed class StressWorld : IStressTarget
 
         // Between start and end no fault may install a leaf, so the judgement is exact however many others run.
         _world.Vm.Notifier.InvalidateRangeStart(actor, address, end);
-        foreach (TreeEntry left in RangeProbe.Leaves(_world.Vm, actor, range, Alias.Shared))
-        {
-            Findings.Add("I56", $"{left} after the invalidation of {range} had started");
-        }
-
+        _operations.Emptied(FaultRules.I56, actor, $"the start of an invalidation of {range}", range, Alias.Shared);
         _world.Vm.Notifier.InvalidateRangeEnd(actor, address, end);
         if ((op.Page & 1) == 0)
         {
@@ -292,28 +375,26 @@ public sealed class StressWorld : IStressTarget
             GfnRange range = GfnRange.Of(_layout.SpareFirst, (ulong)_layout.SparePages);
             foreach (Alias alias in (ReadOnlySpan<Alias>)[Alias.Private, Alias.Shared])
             {
-                foreach (TreeEntry left in RangeProbe.Leaves(_world.Vm, actor, range, alias))
-                {
-                    Findings.Add("I61", $"{left} after the slot was deleted");
-                }
+                _operations.Emptied(FaultRules.I61, actor, "the deletion of the spare slot", range, alias);
             }
         }
 
         _spareLock.Exit(actor);
     }
 
-    private void ExpectStill(string rule, List<TreeEntry> before, List<TreeEntry> after, string operation)
+    private static List<EntryView> Outside(IReadOnlyList<EntryView> entries, GfnRange range)
     {
-        foreach (TreeEntry entry in before)
+        List<EntryView> outside = [];
+        foreach (EntryView entry in entries)
         {
-            if (!after.Exists(e => e.RawGfn == entry.RawGfn && e.Spte.Pfn == entry.Spte.Pfn))
+            if (!range.Contains(entry.Gfn))
             {
-                Findings.Add(rule, $"{entry} is gone after {operation}");
+                outside.Add(entry);
             }
         }
-    }
 
-    private static List<TreeEntry> Outside(List<TreeEntry> entries, GfnRange range) => entries.FindAll(e => !range.Contains(new Gfn(e.RawGfn)));
+        return outside;
+    }
 
     // A quarter of the ranges, always the same ones: the others meet each other without a gate.
     private static bool IsJudged(Gfn first) => (first.Value & 3) == 1;

@@ -32,6 +32,7 @@ internal sealed class StressDriver
     private const int RendezvousEvery = 10_000;
     private static readonly TimeSpan RendezvousAfter = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan Stuck = TimeSpan.FromSeconds(60);
+    private readonly TimeSpan _stuck;
 
     private readonly IStressTarget _target;
     private readonly ulong _seed;
@@ -46,8 +47,13 @@ internal sealed class StressDriver
     private string? _failure;
 
     /// <summary>Makes a driver.</summary>
-    public StressDriver(IStressTarget target, ulong seed, StressLimits limits)
+    /// <param name="target">Where the steps are performed.</param>
+    /// <param name="seed">The master seed.</param>
+    /// <param name="limits">When it ends.</param>
+    /// <param name="stuck">After how long without a finished batch the run counts as stuck; null: a minute.</param>
+    public StressDriver(IStressTarget target, ulong seed, StressLimits limits, TimeSpan? stuck = null)
     {
+        _stuck = stuck ?? Stuck;
         _target = target;
         _seed = seed;
         _limits = limits;
@@ -81,6 +87,7 @@ internal sealed class StressDriver
             if (_failure is null)
             {
                 _target.CheckAtRest();
+                _target.Watch(isStuck: false);
                 _rendezvous++;
             }
 
@@ -162,18 +169,16 @@ internal sealed class StressDriver
     // False when no thread has finished a batch for a long time.
     private bool Receive()
     {
-        using CancellationTokenSource patience = new(Stuck);
-        try
+        if (!HasNews(_stuck / 2))
         {
-            if (!_done.Reader.WaitToReadAsync(patience.Token).AsTask().GetAwaiter().GetResult())
+            // Twice the same picture, half the time apart, tells what holds the run up.
+            _target.Watch(isStuck: false);
+            if (!HasNews(_stuck / 2))
             {
+                _target.Watch(isStuck: true);
+                _failure = $"no thread finished a batch within {_stuck.TotalSeconds:0} s (I74, I75, I76); waiting for {Waiting()}";
                 return false;
             }
-        }
-        catch (OperationCanceledException)
-        {
-            _failure = $"no thread finished a batch within {Stuck.TotalSeconds:0} s (I74, I75, I76); waiting for {Waiting()}";
-            return false;
         }
 
         while (_done.Reader.TryRead(out Done done))
@@ -192,6 +197,19 @@ internal sealed class StressDriver
         }
 
         return true;
+    }
+
+    private bool HasNews(TimeSpan patience)
+    {
+        using CancellationTokenSource limit = new(patience);
+        try
+        {
+            return _done.Reader.WaitToReadAsync(limit.Token).AsTask().GetAwaiter().GetResult();
+        }
+        catch (OperationCanceledException)
+        {
+            return false;
+        }
     }
 
     private int Outstanding()

@@ -80,6 +80,7 @@ internal static class StressVerb
             Counts.Faults(Counts.Vcpus(world.World.Vm), Counts.Mmu(world.World.Vm)),
             seamcalls,
             world.InjectedBusy,
+            RuleCount.From(world.Checked.Verdicts),
             BrokenRule.From(world.Findings.All),
             outcome.Failure,
             world.Frames is { } audit ? FrameReport.From(audit, world.World.Machine.Ledger.Leaks) : null,

@@ -139,14 +139,22 @@ public sealed class OperationReferee
         }
     }
 
-    /// <summary>I51: an operation over a range gave mmu_lock up at most once per page that it passed, and once per tree and table on the way.</summary>
+    /// <summary>I51: an operation over a range gave mmu_lock up at most once per page that it passed, and once per level on the way there, in every tree.</summary>
     /// <param name="actor">Who performed it.</param>
     /// <param name="range">The pages.</param>
+    /// <param name="walks">How often it walked over the range.</param>
     /// <param name="yields">How often it gave the lock up.</param>
-    public void Yielded(Actor actor, GfnRange range, long yields)
+    public void Yielded(Actor actor, GfnRange range, int walks, long yields)
     {
-        long roots = _vm.Mmu.Roots.Count;
-        _vm.Verdicts.Judge(actor, WalkersAndMemory.I51, new YieldCount(_vm, range, yields, (roots + 1) * ((long)range.Pages + 5), null));
+        int roots = 0;
+        foreach (Root _ in _vm.Mmu.ListedRoots)
+        {
+            roots++;
+        }
+
+        // Roots come and go; a walk began with at most one more than there are now for each vCPU.
+        long trees = roots + (_vm.Vm?.Vcpus.Length ?? 0);
+        _vm.Verdicts.Judge(actor, WalkersAndMemory.I51, new YieldCount(_vm, range, yields, walks * trees * ((long)range.Pages + 5), null));
     }
 
     /// <summary>I79: nothing that the guest wrote, or can still write, escapes the dirty log. The harvest's flush is done; no vCPU runs.</summary>
@@ -266,7 +274,8 @@ public sealed class OperationReferee
     {
         foreach (Vcpu vcpu in _vm.Vm is { } vm ? vm.Vcpus : [])
         {
-            if (ReferenceEquals(vcpu.Mmu.DirectRoot, root) && vcpu.Processor is { InGuest: true } lp && ReferenceEquals(lp.Running, vcpu.Kick) && vcpu.Kick.Mode is TargetMode.Inside)
+            // The root is read last: a vCPU never comes back to an old one, so whoever has it now had it when it was seen inside.
+            if (vcpu.Kick.Mode is TargetMode.Inside && vcpu.Processor is { InGuest: true } lp && ReferenceEquals(lp.Running, vcpu.Kick) && ReferenceEquals(vcpu.Mmu.DirectRoot, root))
             {
                 return vcpu.Id;
             }

@@ -42,7 +42,10 @@ public static class LifeCycle
         "I73", InvariantTag.Always, InvariantBinding.Vcpu, FreeRunJudge.ActingThread,
         "a dead VM stays out",
         "A dead VM performs no further guest entry: a vCPU that looks after the VM has died does not enter.",
-        static (in VcpuEntryView vcpu) => !vcpu.IsEntering || !vcpu.WasVmDead);
+        static (in VcpuEntryView vcpu) => !vcpu.IsEntering || !vcpu.WasVmDead)
+    {
+        Note = "needs a VM that dies and is run again",
+    };
 
     /// <summary>I74.</summary>
     public static Invariant<StallView> I74 { get; } = new(
