@@ -70,6 +70,18 @@ public sealed class CheckedVm
         return null;
     }
 
+    /// <summary>How many actors that are watched hold mmu_lock, in either mode.</summary>
+    internal int ActorsInside()
+    {
+        int inside = 0;
+        foreach (ActorNotes? notes in _notes)
+        {
+            inside += notes is not null && (Mmu.MmuLock.IsReadHeld(notes.Actor) || Mmu.MmuLock.IsWriteHeld(notes.Actor)) ? 1 : 0;
+        }
+
+        return inside;
+    }
+
     /// <summary>The run means the VM to die: its death is no finding by itself (I81).</summary>
     public bool IsDeathDeclared { get; set; }
 

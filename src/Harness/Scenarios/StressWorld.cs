@@ -19,10 +19,8 @@ public sealed class StressWorld : IStressTarget
     private readonly RwLock _gate;
     private readonly Mutex _spareLock;
     private readonly BusyInjection? _busy;
-    private readonly SeamcallReferee _seamcalls;
+    private readonly VmReferees _referees;
     private readonly OperationReferee _operations;
-    private readonly Sweep _sweep;
-    private readonly LivenessWatch _watch;
     private readonly Sweep[] _samples;
     private readonly int[] _hostOps;
     private readonly int _vcpus;
@@ -50,11 +48,8 @@ public sealed class StressWorld : IStressTarget
             _guests[i] = new StressGuest(_world.Machine, _layout, i);
         }
 
-        Checked = new CheckedVm(_world.Vm);
-        _seamcalls = new SeamcallReferee(Checked);
-        _operations = new OperationReferee(Checked);
-        _sweep = new Sweep(Checked);
-        _watch = new LivenessWatch(Checked);
+        _referees = VmReferees.Attach(_world.Vm);
+        _operations = _referees.Operations;
         _samples = new Sweep[vcpus + hosts];
         _hostOps = new int[vcpus + hosts];
         for (int i = 0; i < _samples.Length; i++)
@@ -62,8 +57,6 @@ public sealed class StressWorld : IStressTarget
             _samples[i] = new Sweep(Checked);
         }
 
-        _world.Module.Observer = _seamcalls;
-        _world.Vm.Mmu.FaultObserver = new FaultReferee(Checked);
         if (busyOneIn > 0)
         {
             _busy = new BusyInjection(_world.Vm, seed, busyOneIn);
@@ -87,7 +80,7 @@ public sealed class StressWorld : IStressTarget
     public TdWorld World => _world;
 
     /// <summary>The TD as its checkers see it, with what they have judged.</summary>
-    public CheckedVm Checked { get; }
+    public CheckedVm Checked => _referees.Vm;
 
     /// <summary>The guest side of each vCPU, for its counts.</summary>
     public IReadOnlyList<StressGuest> Guests => _guests;
@@ -131,8 +124,7 @@ public sealed class StressWorld : IStressTarget
     /// <inheritdoc/>
     public void CheckAtRest()
     {
-        _sweep.AtRest(_world.Director);
-        _seamcalls.AtRest();
+        _referees.AtRest(_world.Director);
 
         // The MMU looks at every table itself when it frees it: nothing present may be in it (I46, I47).
         long freed = _world.Vm.Mmu.Statistics[MmuCounter.TablesRemoved];
@@ -155,16 +147,15 @@ public sealed class StressWorld : IStressTarget
     /// <inheritdoc/>
     public void Watch(bool isStuck)
     {
-        _watch.Judge(isStuck);
-        _watch.Remember();
+        _referees.Watch.Judge(isStuck);
+        _referees.Watch.Remember();
     }
 
     /// <inheritdoc/>
     public void TearDown()
     {
-        _world.Module.Observer = null;
+        _referees.Detach();
         _world.Module.BusyInjector = null;
-        _world.Vm.Mmu.FaultObserver = null;
         _world.DestroyVm();
         Frames = _world.Kernel.Audit(isAfterTeardown: true);
         int leaked = _world.Machine.Ledger.Leaks.Count;
@@ -187,7 +178,7 @@ public sealed class StressWorld : IStressTarget
             Errno errno = vcpu.Run(actor, guest);
             if (wasDead)
             {
-                Checked.Verdicts.Judge(actor, LifeCycle.I73, new VcpuEntryView(Checked, vcpu.Id, vcpu.Mmu.DirectRoot is not null, vcpu.Mmu.MirrorRoot is not null, vcpu.Statistics.Exits != exits, true));
+                Checked.Verdicts.Judge(actor, LifeCycle.I73, VcpuEntryView.Of(Checked, vcpu, isEntering: vcpu.Statistics.Exits != exits, wasVmDead: true));
             }
 
             switch (vcpu.RunState.Exit)

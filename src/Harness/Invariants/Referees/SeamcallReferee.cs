@@ -265,13 +265,7 @@ public sealed class SeamcallReferee : IModuleObserver
         {
             if (vcpu.Tdvpr.Value == (registers.Rcx & Hpa.Mask))
             {
-                bool sawDeath = caller is not null && _vm.NotesOf(caller).SawDeath;
-                VcpuEntryView view = new(_vm, vcpu.Id, vcpu.Mmu.DirectRoot is not null, vcpu.Mmu.MirrorRoot is not null, true, sawDeath);
-                _vm.Verdicts.Judge(caller, RootRules.I42, view);
-                if (Explore.On)
-                {
-                    _vm.Verdicts.Judge(caller, LifeCycle.I73, view);
-                }
+                _vm.Verdicts.Judge(caller, RootRules.I42, VcpuEntryView.Of(_vm, vcpu, isEntering: true, wasVmDead: false));
             }
         }
     }

@@ -57,50 +57,16 @@ public sealed partial class Sweep
             foreach (Memslot slot in vm.SlotsOf(space).PeekActive.Slots)
             {
                 Judge(TreeShape.I11, new StoredGfn(_vm, slot.BaseGfn.Value | (slot.Range.End.Value - 1), "a slot"));
-                Mixed(slot, _isAtRest);
+                MixedSweep.Check(_vm, _judge, slot, _isAtRest);
             }
         }
-    }
-
-    /// <summary>Judges the MIXED flags of a slot (I65). The caller holds mmu_lock for writing, or is alone.</summary>
-    /// <param name="slot">The slot.</param>
-    /// <param name="isAtRest">No conversion is in progress.</param>
-    private void Mixed(Memslot slot, bool isAtRest)
-    {
-        if (_vm.Vm?.Attributes is null)
-        {
-            return;
-        }
-
-        for (Level level = Level.M2; level <= Level.G1; level = level.Up)
-        {
-            for (Gfn gfn = (slot.BaseGfn + (level.Pages - 1)).AlignDown(level); gfn + level.Pages <= slot.Range.End; gfn += level.Pages)
-            {
-                GfnRange range = GfnRange.Of(gfn, level.Pages);
-                Judge(FaultRules.I65, new MixedView(_vm, slot, range, level, slot.Mmu.IsMixed(gfn, level), IsMixed(range), !isAtRest && _vm.IsInvalidating(range)));
-            }
-        }
-    }
-
-    private bool IsMixed(GfnRange range)
-    {
-        bool first = _vm.IsPrivate(range.Start);
-        for (Gfn gfn = range.Start + 1; gfn < range.End; gfn += 1)
-        {
-            if (_vm.IsPrivate(gfn) != first)
-            {
-                return true;
-            }
-        }
-
-        return false;
     }
 
     private void Vcpus()
     {
         foreach (Vcpu vcpu in _vm.Vm is { } vm ? vm.Vcpus : [])
         {
-            Judge(RootRules.I42, new VcpuEntryView(_vm, vcpu.Id, vcpu.Mmu.DirectRoot is not null, vcpu.Mmu.MirrorRoot is not null, false, false));
+            Judge(RootRules.I42, VcpuEntryView.Of(_vm, vcpu, isEntering: false, wasVmDead: false));
         }
     }
 

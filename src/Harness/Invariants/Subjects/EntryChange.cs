@@ -89,7 +89,7 @@ public readonly record struct LeafBirth(EntryView At, ulong InProgress, GfnRange
     {
         Invalidation record = at.Vm.Mmu.Invalidation;
         (ulong seq, ulong inProgress) = record.Peek();
-        ulong? snapshot = actor is not null && at.Vm.FaultingAt(actor, at.Range) is { } vcpu ? vcpu.CurrentFault.Seq : null;
+        ulong? snapshot = actor is not null && at.Vm.NotesOf(actor).IsFaulting && at.Vm.FaultingAt(actor, at.Range) is { } vcpu ? vcpu.CurrentFault.Seq : null;
         return new LeafBirth(at, inProgress, record.PeekRange(), seq, snapshot);
     }
 

@@ -65,6 +65,13 @@ public readonly record struct RootView(CheckedVm Vm, Root Root, TableRole Role, 
 /// <param name="WasVmDead">The VM was dead already when the vCPU last looked whether it may enter.</param>
 public readonly record struct VcpuEntryView(CheckedVm Vm, int Vcpu, bool HasDirect, bool HasMirror, bool IsEntering, bool WasVmDead) : ISubject
 {
+    /// <summary>The vCPU's roots as it has them loaded now.</summary>
+    public static VcpuEntryView Of(CheckedVm vm, Vcpu vcpu, bool isEntering, bool wasVmDead)
+    {
+        ArgumentNullException.ThrowIfNull(vcpu);
+        return new VcpuEntryView(vm, vcpu.Id, vcpu.Mmu.DirectRoot is not null, vcpu.Mmu.MirrorRoot is not null, isEntering, wasVmDead);
+    }
+
     /// <inheritdoc/>
     public string Describe() => $"vCPU {Vcpu}{(IsEntering ? " enters the guest" : string.Empty)}: direct root {(HasDirect ? "loaded" : "not loaded")}, mirror root {(HasMirror ? "loaded" : "not loaded")}{(WasVmDead ? ", the VM was dead when it looked" : string.Empty)}";
 }
