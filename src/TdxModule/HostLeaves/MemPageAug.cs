@@ -61,7 +61,7 @@ public sealed partial class TdxModule
         }
 
         // Entries above the page: see TryAssignAtOnce. The TDR and the TD's state are judged under the locks.
-        ulong above = _pamt.Word(_pamt.Entry2M(page)).Read() | _pamt.Word(_pamt.Entry1G(page)).Read();
+        ulong above = _pamt.Above(page);
         bool done = SharedGroup.IsGranted(ref tdrLock, ref opStateLock, ref treeLock)
             && (above & (typeBits | TryLock.Exclusive)) == 0
             && PamtEntry.TypeOf(_pamt.Word(tdrEntry).PlainRead()) == PageType.TDR
@@ -113,7 +113,8 @@ public sealed partial class TdxModule
     }
 
     // The ordinary case in free runs: the entry alone is locked, and then the entries above are found neither locked nor a larger page. Whoever wants one of those
-    // alone sets its lock first and looks for locked entries below afterwards (Pamt.LockFree): one of the two sees the other. Any doubt is left to the ordered way.
+    // alone sets its lock first and looks for locked entries below afterwards (Pamt.LockFree; TrySplitPamt): one of the two sees the other. Any doubt is left to
+    // the ordered way.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool TryAssignAtOnce(TdControl td, ulong page, PageType type)
     {
@@ -125,7 +126,7 @@ public sealed partial class TdxModule
         ulong seen = word.Read();
         if ((seen & (typeBits | TryLock.Mask)) != 0 || !word.CompareExchange(ref seen, seen | TryLock.Exclusive))
             return false;
-        ulong above = _pamt.Word(_pamt.Entry2M(page)).Read() | _pamt.Word(_pamt.Entry1G(page)).Read();
+        ulong above = _pamt.Above(page);
         if ((above & (typeBits | TryLock.Exclusive)) != 0)
         {
             // Not a store: the holder of the large entry may have given this one a new content meanwhile.

@@ -87,19 +87,14 @@ public sealed partial class TdxModule
         if (!status.IsError)
         {
             ulong large = _pamt.EntryAt(page, parent.Level);
-            if (_pamt.Lock(large).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
+            if (!TryTakeLarge(ctx, page, large, parent.Level))
             {
                 pageBusy = true;
                 status = TdxStatus.OPERAND_BUSY | OperandId.RCX;
             }
             else
             {
-                for (ulong i = 0; i < 512; i++)
-                {
-                    ulong entry = _pamt.EntryAt(page + (i << ((9 * small) + 12)), small);
-                    ulong word = _pamt.Word(entry).PlainRead();
-                    _pamt.Word(entry).PlainWrite(PamtEntry.Freed(word, small));
-                }
+                JoinPamt(page, small, 512);
 
                 // BEPOCH of the large entry keeps what an earlier life left (tdx-module 11, quirk 10).
                 _pamt.Lock(large).ReleaseExclusive(PamtEntry.Content(PageType.REG, td.Tdr.Frame, parent.Level));
@@ -156,13 +151,17 @@ public sealed partial class TdxModule
             return Refuse(ctx, ref gate, place, TdxStatus.INTERRUPTED_RESTARTABLE);
         }
 
-        if (_pamt.Lock(large).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
+        bool alone = TryTakeLarge(ctx, page, large, place.Level);
+        if (!alone || !TrySplitPamt(gate.Td, page, place.Level - 1))
         {
+            if (alone)
+                _pamt.Lock(large).ReleaseExclusive();
             _pamt.Release(ctx.Slot, ref hold);
             return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_BUSY | OperandId.RCX);
         }
 
-        Split(gate.Td, place, page, large, table);
+        FillTable(place, page, table);
+        _pamt.Lock(large).ReleaseExclusive(PamtEntry.Freed(_pamt.Word(large).PlainRead(), place.Level));
         _pamt.Release(ctx.Slot, ref hold, PamtEntry.Content(PageType.EPT, gate.Td.Tdr.Frame));
         gate.Td.AddChildren(ctx.Id, 1);
         Machine.Ledger.ToModule(new Hpa(table), new Hkid(gate.Td.Hkid), gate.Td.Tdr);
@@ -171,20 +170,53 @@ public sealed partial class TdxModule
         return TdxStatus.SUCCESS;
     }
 
-    private void Split(TdControl td, in SeptPlace place, ulong page, ulong large, ulong table)
+    // Under the explorer nobody goes the short way, so nobody can have locked a small entry without the large one.
+    private bool TryTakeLarge(LpContext ctx, ulong page, ulong large, int level)
     {
-        int small = place.Level - 1;
-        bool pending = (place.Entry & SeptEntry.Pending) != 0;
-        for (int i = 0; i < 512; i++)
+        if (_pamt.Lock(large).TryExclusive(ctx.Slot, LockSide.Host) != LockAnswer.Taken)
+            return false;
+        if (level < 2 || Explore.On || _pamt.IsUnlockedBelow1G(page))
+            return true;
+        _pamt.Lock(large).ReleaseExclusive();
+        return false;
+    }
+
+    // The large entry is held alone. A call that goes the short way (TryAssignAtOnce) may have locked a 4 KiB entry below it and not yet seen that the page is
+    // part of a large one: its lock counts as if it shared the large entry, and to write over it would let it take the page from under its new owner (TM02).
+    private bool TrySplitPamt(TdControl td, ulong page, int small)
+    {
+        for (ulong i = 0; i < 512; i++)
         {
-            ulong child = page + ((ulong)i << ((9 * small) + 12));
-            _memory.Entry(new Hpa(table), i).PlainWrite((pending ? SeptEntry.PendingLeaf : SeptEntry.MappedLeaf) | child);
-            ulong entry = _pamt.EntryAt(child, small);
+            ulong entry = _pamt.EntryAt(page + (i << ((9 * small) + 12)), small);
+            ulong seen = _pamt.Word(entry).PlainRead();
+            if ((seen & TryLock.Exclusive) != 0 || !_pamt.Word(entry).CompareExchange(ref seen, PamtEntry.Content(PageType.REG, td.Tdr.Frame, small)))
+            {
+                JoinPamt(page, small, i);
+                return false;
+            }
+
             _pamt.Bepoch(entry).PlainWrite(0);
-            _pamt.Word(entry).PlainWrite(PamtEntry.Content(PageType.REG, td.Tdr.Frame, small));
         }
 
-        _pamt.Lock(large).ReleaseExclusive(PamtEntry.Freed(_pamt.Word(large).PlainRead(), place.Level));
+        return true;
+    }
+
+    // The first entries of a large page's parts become free ones that the large entry covers. Nobody gets at them: the large entry is held alone.
+    private void JoinPamt(ulong page, int small, ulong count)
+    {
+        for (ulong i = 0; i < count; i++)
+        {
+            ulong entry = _pamt.EntryAt(page + (i << ((9 * small) + 12)), small);
+            _pamt.Word(entry).PlainWrite(PamtEntry.Freed(_pamt.Word(entry).PlainRead(), small));
+        }
+    }
+
+    private void FillTable(in SeptPlace place, ulong page, ulong table)
+    {
+        int small = place.Level - 1;
+        ulong bits = (place.Entry & SeptEntry.Pending) != 0 ? SeptEntry.PendingLeaf : SeptEntry.MappedLeaf;
+        for (int i = 0; i < 512; i++)
+            _memory.Entry(new Hpa(table), i).PlainWrite(bits | (page + ((ulong)i << ((9 * small) + 12))));
     }
 
     /// <summary>An external event waits for the processor: interruptible leaves stop (tdx-module 5.7; decisions D33).</summary>

@@ -43,6 +43,29 @@ internal sealed class Pamt
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public ulong Entry1G(ulong hpa) => _gibs[hpa >> 30].Entry1G;
 
+    /// <summary>
+    /// The entries above a page, one over the other, for a caller that has locked the page's own entry. The larger one is read first: a 1 GiB page that is
+    /// split meanwhile has its parts before it lets go of its own entry, and one that is put together is found whole.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ulong Above(ulong hpa) => Word(Entry1G(hpa)).Read() | Word(Entry2M(hpa)).Read();
+
+    /// <summary>
+    /// True when no 4 KiB entry of a GiB is locked; for the holder of the 1 GiB entry, since calls that go the short way lock a small entry before they look at
+    /// those above.
+    /// </summary>
+    public bool IsUnlockedBelow1G(ulong hpa)
+    {
+        ulong entry = _gibs[hpa >> 30].Base4K;
+        for (int i = 0; i < 1 << 18; i++, entry += PamtEntry.Bytes)
+        {
+            if ((Word(entry).PlainRead() & TryLock.Exclusive) != 0)
+                return false;
+        }
+
+        return true;
+    }
+
     /// <summary>Address of the entry of a page that is covered, by TDX level 0..2.</summary>
     public ulong EntryAt(ulong hpa, int level) => level switch { 0 => Entry4K(hpa), 1 => Entry2M(hpa), _ => Entry1G(hpa) };
 
