@@ -8,7 +8,7 @@ internal static class GuestRowCheck
 {
     private const ulong Violation = 48;
 
-    public static void Call(in SeptRowRun run, SeptScene scene)
+    public static string Call(in SeptRowRun run, SeptScene scene)
     {
         (SeptRow row, SceneSetup setup, int request, _, _) = run;
         Vmcs vmcs = scene.EnterGuest();
@@ -54,9 +54,10 @@ internal static class GuestRowCheck
         Assert.Empty(ModuleState.Differences(expected, scene.Snapshot()));
         if (row.Leaf == "TDG.MEM.PAGE.ACCEPT" && SeptFormat.IsLeaf(row.From))
             Assert.Equal(answer == "SUCCESS" && setup.Level < 2 ? 0UL : 0x77, scene.Rig.Machine.Memory.Word(scene.Page + 8));
+        return stays ? Statuses.Name(new TdxStatus(state[Gpr.Rax])) : answer;
     }
 
-    public static void Access(in SeptRowRun run, SeptScene scene)
+    public static string Access(in SeptRowRun run, SeptScene scene)
     {
         (SeptRow row, SceneSetup setup, _, AccessKind access, _) = run;
         Vmcs vmcs = scene.EnterGuest();
@@ -93,6 +94,7 @@ internal static class GuestRowCheck
         }
 
         Assert.Empty(ModuleState.Differences(expected, scene.Snapshot()));
+        return answer;
     }
 
     // One access as the processor makes it: TLB, walk, and on a violation the module's exit half.

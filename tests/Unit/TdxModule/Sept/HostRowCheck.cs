@@ -8,7 +8,7 @@ internal static class HostRowCheck
 {
     private const ulong Pattern = 0x0123_4567_89AB_CDEF;
 
-    public static void Call(in SeptRowRun run, SeptScene scene)
+    public static string Call(in SeptRowRun run, SeptScene scene)
     {
         (SeptRow row, SceneSetup setup, int level, _, _) = run;
         SeamRegisters call = HostCalls.Legal(row.Leaf, scene, level, row.Has("allowed"));
@@ -37,6 +37,7 @@ internal static class HostRowCheck
         Assert.Empty(ModuleState.Differences(expected, scene.Snapshot()));
         if (answer == "SUCCESS")
             CheckContent(row, setup, scene, call);
+        return Statuses.Name(after.Status);
     }
 
     // Which page holds what afterwards (TM09): the source of PAGE.ADD, the moved page, the written word; AUG touches nothing.

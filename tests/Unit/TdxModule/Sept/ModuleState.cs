@@ -67,6 +67,25 @@ internal sealed class ModuleState
         return state;
     }
 
+    /// <summary>The same without host priority in PAMT locks, which a host call that loses leaves behind (tdx-module 7.3).</summary>
+    public ModuleState WithoutPagePriority()
+    {
+        ModuleState copy = new();
+        foreach (((ulong, ulong, int) key, ulong word) in Entries)
+            copy.Entries[key] = word;
+        foreach (((ulong, int) key, PageRow page) in Pages)
+        {
+            if (page.Type != PageType.NDA || (page.Lock & 1) != 0)
+                copy.Pages[key] = page with { Lock = page.Lock & 1 };
+        }
+
+        foreach ((ulong key, TdRow td) in Tds)
+            copy.Tds[key] = td;
+        foreach ((ulong key, VcpuView vcpu) in Vcpus)
+            copy.Vcpus[key] = vcpu;
+        return copy;
+    }
+
     public void Set(ulong tdr, ulong gpa, int level, ulong word)
     {
         if (word == SeptFormat.Free)

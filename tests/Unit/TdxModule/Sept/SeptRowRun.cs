@@ -15,18 +15,17 @@ internal readonly record struct SeptRowRun(SeptRow Row, SceneSetup Setup, int Re
 
     public static IEnumerable<SeptRowRun> LeftOut(SeptRow row) => Every(row).Where(r => r.Setup.Obstacle is not null);
 
-    public void Check()
+    /// <summary>Drives the row and compares; returns the answer that came, as the table writes it.</summary>
+    public string Check()
     {
         using SeptScene scene = new(Setup);
         try
         {
-            if (Row.Leaf == "GUEST.ACCESS")
-                GuestRowCheck.Access(this, scene);
-            else if (Row.Leaf.StartsWith("TDG", StringComparison.Ordinal))
-                GuestRowCheck.Call(this, scene);
-            else
-                HostRowCheck.Call(this, scene);
+            string came = Row.Leaf == "GUEST.ACCESS" ? GuestRowCheck.Access(this, scene)
+                : Row.Leaf.StartsWith("TDG", StringComparison.Ordinal) ? GuestRowCheck.Call(this, scene)
+                : HostRowCheck.Call(this, scene);
             Assert.Empty(scene.Broken());
+            return came;
         }
         catch (Xunit.Sdk.XunitException failure)
         {

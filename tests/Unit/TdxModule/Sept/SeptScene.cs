@@ -80,8 +80,9 @@ internal sealed class SeptScene : IDisposable
         Rig = new ModuleRig(options: new TdxModuleOptions { TdmrInitPages = 262144, ZeroOnAccept = setup.Level != 2 }, machine: SeptMachine.Describe(), bringUp: false);
         Rig.BringUp(tdmrs: setup.Level == 2 ? 2 : 1);
         Rig.BuildTd(vcpus: 2, attributes: setup.Attributes, eptp: setup.Root == 4 ? 0x26UL : 0x1E);
+        Tdr = Rig.Tdr.Value;
         if (setup.Mode != SceneMode.Built)
-            Rig.Must(TdhLeaf.MR_FINALIZE, Rig.Tdr.Value);
+            Rig.Must(TdhLeaf.MR_FINALIZE, Tdr);
         for (int level = setup.Root; level > setup.Level; level--)
             AddTable(level);
         switch (setup.State)
@@ -108,7 +109,8 @@ internal sealed class SeptScene : IDisposable
 
     public ModuleRig Rig { get; }
 
-    public ulong Tdr => Rig.Tdr.Value;
+    /// <summary>The TD's root page; the rig may build others later.</summary>
+    public ulong Tdr { get; }
 
     /// <summary>The page behind the entry, or the first page behind its children.</summary>
     public ulong Page { get; private set; }

@@ -64,7 +64,7 @@ internal static class Statuses
         return new TdxStatus(s_classes[parts[0]] | operand);
     }
 
-    /// <summary>The name of a status as the tables write it. Statuses of class 0 and those without operand have none behind the bar.</summary>
+    /// <summary>The name of a status as the tables write it: nothing behind the bar where there is no operand, <c>level</c> where there is one.</summary>
     public static string Name(TdxStatus status)
     {
         foreach ((string name, ulong value) in s_classes)
@@ -74,7 +74,7 @@ internal static class Statuses
             bool bare = name is "SUCCESS" or "INTERRUPTED_RESTARTABLE" or "PREVIOUS_TLB_EPOCH_BUSY" or "SYS_BUSY" or "SYS_NOT_READY" or "SYS_SHUTDOWN" or "TD_FATAL"
                 or "TD_NON_DEBUG" or "TDCS_NOT_ALLOCATED" or "OP_STATE_INCORRECT" or "TD_KEYS_NOT_CONFIGURED";
             bool byLevel = name is "PAGE_ALREADY_ACCEPTED" or "PAGE_SIZE_MISMATCH";
-            return bare ? name : byLevel ? $"{name}|{status.Details}" : $"{name}|{Operand(status.Details)}";
+            return bare ? name : byLevel ? $"{name}|level" : $"{name}|{Operand(status.Details)}";
         }
 
         return status.ToString();
