@@ -1,5 +1,4 @@
 using Tdp.Module;
-using Tdp.Platform;
 
 namespace Tdp.Tests.Unit.Seam.Sept;
 
