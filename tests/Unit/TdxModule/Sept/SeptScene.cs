@@ -121,6 +121,9 @@ internal sealed class SeptScene : IDisposable
     /// <summary>First address that the entry covers. Its indices differ from level to level, so that a wrong shift hits another entry.</summary>
     public ulong Gpa => GpaAt(_setup.Level);
 
+    /// <summary>Level of the entry.</summary>
+    public Level EntryLevel => Level.FromTdx(_setup.Level);
+
     public ulong Operand => Gpa | (uint)_setup.Level;
 
     /// <summary>The first address of the entry at a level above or at the scene's.</summary>
