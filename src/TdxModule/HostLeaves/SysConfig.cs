@@ -94,11 +94,11 @@ public sealed partial class TdxModule
             ulong bytes = Qword(info, 24 + ((int)level * 16));
             ulong needed = (size >> ((9 * tdxLevel) + 12)) * PamtEntry.Bytes;
             if ((area & 0xFFF) != 0 || (bytes & 0xFFF) != 0 || area + bytes < area || bytes < needed || !_pamt.IsLegal(area) || (bytes > 0 && !_pamt.IsLegal(area + bytes - 1)))
-                return TdxStatus.INVALID_PAMT | (number | ((uint)tdxLevel << 8));
+                return TdxStatus.INVALID_PAMT | Details(index, tdxLevel);
             tdmr.PamtAreas[level] = new HpaRange(area, bytes);
         }
 
-        status = CheckPamtPlaces(number, tdmr);
+        status = CheckPamtPlaces(index, tdmr);
         if (!status.IsError)
             result = tdmr;
         return status;
@@ -122,9 +122,11 @@ public sealed partial class TdxModule
             // An area after the null one that ends the list is out of order, blamed on the null one.
             if (ended)
                 return TdxStatus.NON_ORDERED_RESERVED_IN_TDMR | (number | ((i - 1) << 8));
+            if (offset + bytes < offset)
+                return TdxStatus.INVALID_RESERVED_IN_TDMR | details;
             if (reserved.Count > 0 && offset < previousEnd)
                 return TdxStatus.NON_ORDERED_RESERVED_IN_TDMR | details;
-            if ((offset & 0xFFF) != 0 || (bytes & 0xFFF) != 0 || offset + bytes < offset || offset + bytes > size)
+            if ((offset & 0xFFF) != 0 || (bytes & 0xFFF) != 0 || offset + bytes > size)
                 return TdxStatus.INVALID_RESERVED_IN_TDMR | details;
             previousEnd = offset + bytes;
             reserved.Add(new HpaRange(start + offset, bytes));
@@ -133,50 +135,81 @@ public sealed partial class TdxModule
         return TdxStatus.SUCCESS;
     }
 
-    private TdxStatus CheckPamtPlaces(uint number, Tdmr tdmr)
+    private TdxStatus CheckPamtPlaces(int number, Tdmr tdmr)
     {
-        for (int level = 0; level < 3; level++)
+        TdxStatus status = CheckPamtOverlaps(number, tdmr);
+        if (!status.IsError)
+            status = CheckPamtInsideTdmrs(number, tdmr);
+        for (int level = 2; level >= 0 && !status.IsError; level--)
         {
-            HpaRange area = tdmr.PamtAreas[level];
-            for (int other = 0; other < level; other++)
-            {
-                if (Overlap(area, tdmr.PamtAreas[other]))
-                    return TdxStatus.PAMT_OVERLAP | number;
-            }
-
-            foreach (Tdmr earlier in _tdmrs)
-            {
-                foreach (HpaRange theirs in earlier.PamtAreas)
-                {
-                    if (Overlap(area, theirs))
-                        return TdxStatus.PAMT_OVERLAP | number;
-                }
-            }
+            if (!IsConvertible(tdmr.PamtAt(level)))
+                status = TdxStatus.PAMT_OUTSIDE_CMRS | Details(number, level);
         }
 
-        foreach (HpaRange area in tdmr.PamtAreas)
-        {
-            if (tdmr.OverlapsUsable(area) || _tdmrs.Exists(earlier => earlier.OverlapsUsable(area)))
-                return TdxStatus.PAMT_OVERLAP | number;
-        }
-
-        // The new TDMR must not lie over the tables of an earlier one either.
-        if (_tdmrs.Exists(earlier => Array.Exists(earlier.PamtAreas, tdmr.OverlapsUsable)))
-            return TdxStatus.PAMT_OVERLAP | number;
-        foreach (HpaRange area in tdmr.PamtAreas)
-        {
-            if (!IsConvertible(area))
-                return TdxStatus.PAMT_OUTSIDE_CMRS | number;
-        }
-
+        if (status.IsError)
+            return status;
         foreach (HpaRange part in tdmr.UsableParts())
         {
             if (!IsConvertible(part))
-                return TdxStatus.TDMR_OUTSIDE_CMRS | number;
+                return TdxStatus.TDMR_OUTSIDE_CMRS | (uint)number;
         }
 
         return TdxStatus.SUCCESS;
     }
+
+    // A PAMT may lie over no other one: of the earlier TDMRs, then of its own.
+    private TdxStatus CheckPamtOverlaps(int number, Tdmr tdmr)
+    {
+        for (int other = 0; other < number; other++)
+        {
+            for (int level = 0; level < 3; level++)
+            {
+                HpaRange area = tdmr.PamtAt(level);
+                if (Array.Exists(_tdmrs[other].PamtAreas, theirs => Overlap(area, theirs)))
+                    return TdxStatus.PAMT_OVERLAP | Details(number, level, other);
+            }
+        }
+
+        for (int level = 0; level < 2; level++)
+        {
+            for (int larger = level + 1; larger < 3; larger++)
+            {
+                if (Overlap(tdmr.PamtAt(level), tdmr.PamtAt(larger)))
+                    return TdxStatus.PAMT_OVERLAP | Details(number, level, number);
+            }
+        }
+
+        return TdxStatus.SUCCESS;
+    }
+
+    // Nor over memory that a TDMR gives to TDs. The new TDMR must not lie over the tables of an earlier one either.
+    private TdxStatus CheckPamtInsideTdmrs(int number, Tdmr tdmr)
+    {
+        for (int other = 0; other <= number; other++)
+        {
+            Tdmr theirs = other == number ? tdmr : _tdmrs[other];
+            if (FirstInside(tdmr, theirs) is { } level)
+                return TdxStatus.PAMT_OVERLAP | Details(number, level, other);
+            if (other < number && FirstInside(theirs, tdmr) is { } theirLevel)
+                return TdxStatus.PAMT_OVERLAP | Details(other, theirLevel, number);
+        }
+
+        return TdxStatus.SUCCESS;
+    }
+
+    private static int? FirstInside(Tdmr tables, Tdmr memory)
+    {
+        for (int level = 0; level < 3; level++)
+        {
+            if (memory.OverlapsUsable(tables.PamtAt(level)))
+                return level;
+        }
+
+        return null;
+    }
+
+    // Details of what concerns a PAMT: its TDMR, its level (0 for 4 KiB), the other TDMR.
+    private static uint Details(int number, int level, int other = 0) => (uint)(number | (level << 8) | (other << 16));
 
     private TdxStatus SysTdmrInit(ulong start, ref ulong next)
     {
@@ -277,6 +310,9 @@ public sealed partial class TdxModule
 
         /// <summary>1G, 2M, 4K.</summary>
         public HpaRange[] PamtAreas { get; } = new HpaRange[3];
+
+        /// <summary>The table of a TDX level: 0 for 4 KiB.</summary>
+        public HpaRange PamtAt(int level) => PamtAreas[2 - level];
 
         /// <summary>Everything below has PAMT. Under the TDMR's mutex.</summary>
         public ulong Initialized { get; set; } = range.Base;
