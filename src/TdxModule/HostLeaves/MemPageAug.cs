@@ -3,6 +3,8 @@ namespace Tdp.Module;
 // TDH.MEM.PAGE.AUG and TDH.MEM.SEPT.ADD: what a mirror fault ends in (tdx-module 5.7).
 public sealed partial class TdxModule
 {
+    private const ulong NotTaken = 1UL << 63;
+
     private TdxStatus PageAug(LpContext ctx, ulong pageInfo, ulong tdr, ulong page, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
@@ -160,10 +162,19 @@ public sealed partial class TdxModule
     {
         ulong pageInfo = r.Rcx;
         ulong tdr = r.Rdx;
-        ulong page = r.R8;
+        ulong page = IgnoringNotTaken(r.R8);
         r.Rcx = r.Rdx = 0;
         if (version > 1)
             return TdxStatus.OPERAND_INVALID | OperandId.RAX;
+        if (version == 1)
+        {
+            // Whatever comes of the call, version 1 hands the offered pages back here, marked where they were not taken.
+            r.R8 = page;
+            r.R9 = IgnoringNotTaken(r.R9);
+            r.R10 = IgnoringNotTaken(r.R10);
+            r.R11 = IgnoringNotTaken(r.R11);
+        }
+
         bool allowExisting = (tdr & 1) != 0;
         tdr &= ~1UL;
         if ((tdr & 0xFFE) != 0 || tdr >> Machine.Description.PhysicalAddressBits != 0)
@@ -180,19 +191,22 @@ public sealed partial class TdxModule
 
         SeptState state = SeptEntry.StateOf(place.Entry);
         bool none = page == ulong.MaxValue;
-        bool existing = state == SeptState.NL_MAPPED && (allowExisting || (version == 1 && none));
-        if (!existing && (state != SeptState.FREE || (none && version == 1)))
-            return Reject(ctx, ref gate, place, TdxStatus.EPT_ENTRY_STATE_INCORRECT | OperandId.RCX, out r.Rcx, out r.Rdx);
-        if (none && version == 0)
+        bool linked = state == SeptState.NL_MAPPED;
+        if (none && version == 0 && (linked || state == SeptState.FREE))
             return Refuse(ctx, ref gate, place, TdxStatus.OPERAND_INVALID | OperandId.R8);
+
+        // Version 1 without a page is for an entry that has one.
+        bool isExpected = none ? linked : linked ? allowExisting : state == SeptState.FREE;
+        if (!isExpected)
+            return Reject(ctx, ref gate, place, TdxStatus.EPT_ENTRY_STATE_INCORRECT | OperandId.RCX, out r.Rcx, out r.Rdx);
+        if (linked && version == 1)
+            r.R8 |= NotTaken;
         if (version == 1 && FirstL2Page(r) is { } l2Page)
-            return Refuse(ctx, ref gate, place, RefuseL2Page(ctx, ref gate, existing, page, l2Page));
-        if (existing)
+            return Refuse(ctx, ref gate, place, RefuseL2Page(ctx, ref gate, linked, page, l2Page));
+        if (linked)
         {
-            // The entry has its page already: the offered one is not taken.
             UnlockEntry(place);
             Leave(ctx, ref gate);
-            r.R8 = version == 1 && !none ? page | (1UL << 63) : r.R8;
             return TdxStatus.SUCCESS;
         }
 
@@ -205,6 +219,9 @@ public sealed partial class TdxModule
         r.R8 = version == 1 ? ulong.MaxValue : r.R8;
         return TdxStatus.SUCCESS;
     }
+
+    // Bit 63 of an offered page says on output that it was not taken; on input it is ignored.
+    private static ulong IgnoringNotTaken(ulong page) => page == ulong.MaxValue ? page : page & ~NotTaken;
 
     // Version 1 offers pages for the Secure EPTs of L2 VMs in R9 to R11, all ones for none. A TD without L2 VMs takes none.
     private static OperandId? FirstL2Page(in SeamRegisters r) =>
