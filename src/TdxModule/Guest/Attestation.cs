@@ -45,6 +45,7 @@ public sealed partial class TdxModule
         register.CopyTo(both);
         _memory.Bytes(new Hpa(address), RtmrBytes).CopyTo(both[RtmrBytes..]);
         SHA384.HashData(both, register);
+        td.HasTeeInfoHash.Write(0);
         rtmrLock.ReleaseExclusive();
         return GuestCallEnd.Answered;
     }
@@ -63,7 +64,7 @@ public sealed partial class TdxModule
         ulong target = state[Gpr.Rcx];
         ulong data = state[Gpr.Rdx];
         status = TdxStatus.OPERAND_INVALID | OperandId.RCX;
-        if ((target & (ReportBytes - 1)) != 0 || !IsLegalGuest(td, target))
+        if ((target & (ReportBytes - 1)) != 0)
             return GuestCallEnd.Answered;
         status = TdxStatus.OPERAND_INVALID | OperandId.RDX;
         if ((data & 63) != 0 || !IsLegalGuest(td, data))
@@ -79,20 +80,41 @@ public sealed partial class TdxModule
         status = BusyForGuest(answer, OperandId.RTMR);
         if (answer != LockAnswer.Taken)
             return GuestCallEnd.Answered;
-        end = GuestCallEnd.Again;
-        if (!IsInterruptPending(ctx.Lp))
+        end = MakeReport(ctx, vcpu, dataAt, target, ref r, ref status);
+        rtmrLock.ReleaseShared(ctx.Slot, hold);
+        return end;
+    }
+
+    // Under the RTMR lock, shared.
+    private GuestCallEnd MakeReport(LpContext ctx, TdVcpu vcpu, ulong dataAt, ulong target, ref SeamRegisters r, ref TdxStatus status)
+    {
+        TdControl td = vcpu.Td;
+
+        // Hashing TDINFO takes long enough to look for an interrupt first; until the next RTMR.EXTEND nobody does it again.
+        if (td.HasTeeInfoHash.Read() == 0)
         {
-            Span<byte> report = stackalloc byte[ReportBytes];
-            BuildReport(td, _memory.Bytes(new Hpa(dataAt), 64), report);
-            end = Reach(ctx, vcpu, target, write: true, ref r, out ulong targetAt);
-            if (end == GuestCallEnd.Answered)
-            {
-                report.CopyTo(_memory.Bytes(new Hpa(targetAt), ReportBytes));
-                Machine.Ledger.ContentChanged(new Hpa(targetAt & ~0xFFFUL));
-            }
+            if (IsInterruptPending(ctx.Lp))
+                return GuestCallEnd.Again;
+            td.HasTeeInfoHash.Write(1);
         }
 
-        rtmrLock.ReleaseShared(ctx.Slot, hold);
+        Span<byte> report = stackalloc byte[ReportBytes];
+        BuildReport(td, _memory.Bytes(new Hpa(dataAt), 64), report);
+
+        // Only now is it looked at where the report goes.
+        if (!IsLegalGuest(td, target))
+        {
+            status = TdxStatus.OPERAND_INVALID | OperandId.RCX;
+            return GuestCallEnd.Answered;
+        }
+
+        GuestCallEnd end = Reach(ctx, vcpu, target, write: true, ref r, out ulong targetAt);
+        if (end == GuestCallEnd.Answered)
+        {
+            report.CopyTo(_memory.Bytes(new Hpa(targetAt), ReportBytes));
+            Machine.Ledger.ContentChanged(new Hpa(targetAt & ~0xFFFUL));
+        }
+
         return end;
     }
 

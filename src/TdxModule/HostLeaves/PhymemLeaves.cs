@@ -39,7 +39,7 @@ public sealed partial class TdxModule
     private TdxStatus PageReclaim(LpContext ctx, ref SeamRegisters r)
     {
         ulong page = r.Rcx;
-        r.Rcx = r.Rdx = r.R8 = 0;
+        r.Rcx = r.Rdx = r.R8 = r.R9 = r.R10 = r.R11 = 0;
         TdxStatus status = _pamt.LockExplicit(ctx.Slot, page, OperandId.RCX, 0, exclusive: true, out PageHold hold, out ulong word);
         if (status.IsError)
             return status;
@@ -112,8 +112,8 @@ public sealed partial class TdxModule
             return status;
         if (hold.Level != 0 || PamtEntry.TypeOf(word) != PageType.NDA)
             status = TdxStatus.PAGE_METADATA_INCORRECT | OperandId.RCX;
-        else
-            _memory.Record(page >> 12).Hkid = 0;
+        else if (_memory.Record(page >> 12).Hkid == operand >> Machine.Description.HkidShift)
+            _memory.Record(page >> 12).Hkid = 0; // Lines of another KeyID are not written back by this.
         _pamt.Release(ctx.Slot, ref hold);
         return status;
     }
