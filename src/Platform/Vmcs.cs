@@ -141,6 +141,12 @@ public enum ExitReason : uint
     /// <summary>ENQCMDS.</summary>
     Enqcmds = 73,
 
+    /// <summary>Bus lock detected.</summary>
+    BusLock = 74,
+
+    /// <summary>Notification: no event window for too long.</summary>
+    Notify = 75,
+
     /// <summary>SEAMCALL in a guest.</summary>
     Seamcall = 76,
 

@@ -74,7 +74,8 @@ public sealed record TdView
 /// <param name="Pages">Pages, counting the TDVPR.</param>
 /// <param name="AssociatedLp">The associated processor, or -1.</param>
 /// <param name="Epoch">VCPU_EPOCH.</param>
-public readonly record struct VcpuView(Hpa Tdvpr, Hpa Tdr, TdVcpuState State, TdExitKind LastExit, int Pages, int AssociatedLp, ulong Epoch);
+/// <param name="InsideLp">The processor that is inside the TD as this vCPU now, or -1. A vCPU of a dead TD stays ACTIVE without being anywhere.</param>
+public readonly record struct VcpuView(Hpa Tdvpr, Hpa Tdr, TdVcpuState State, TdExitKind LastExit, int Pages, int AssociatedLp, ulong Epoch, int InsideLp);
 
 /// <summary>Receives the entries of a walk.</summary>
 public delegate void SeptVisitor(in SeptView entry);
@@ -98,7 +99,7 @@ public sealed partial class TdxModule
         foreach (TdVcpu vcpu in _vcpus.All())
         {
             (TdVcpuState state, int lp) = vcpu.Peek();
-            views.Add(new VcpuView(vcpu.Tdvpr, vcpu.Td.Tdr, state, vcpu.LastExit, vcpu.Pages, lp, vcpu.Epoch));
+            views.Add(new VcpuView(vcpu.Tdvpr, vcpu.Td.Tdr, state, vcpu.LastExit, vcpu.Pages, lp, vcpu.Epoch, Array.FindIndex(_lps, each => ReferenceEquals(each.Current, vcpu))));
         }
 
         return views;

@@ -32,6 +32,9 @@ internal sealed class LpContext
     /// <summary>The vCPU that ran here last: another one's entry flushes (tdx-module 6.3).</summary>
     public TdVcpu? LastRun { get; set; }
 
+    /// <summary>A VM exit said that a bus lock was preempted; the next TD exit reports it in bit 26 of its reason (tdx-module 4.10).</summary>
+    public bool BusLockPreempted { get; set; }
+
     /// <summary>Holds of TDVPR and TDR from VP.ENTER to the exit, when they were taken together; otherwise 0 and the three below.</summary>
     public uint RunGroup;
 

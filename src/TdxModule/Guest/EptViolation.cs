@@ -27,7 +27,7 @@ public sealed partial class TdxModule
         bool found = WalkTo(td, gpa, 0, out SeptPlace place);
         if ((found || SeptEntry.IsLeaf(place.Entry)) && SeptEntry.StateOf(place.Entry).IsAcceptable())
         {
-            if ((td.TdCtls & 1) == 0)
+            if ((td.TdCtls.Read() & 1) == 0)
             {
                 InjectVe(vmcs, ExitReason.EptViolation, exit.Qualification, exit.Gla, gpa, exit.InstructionLength, exit.InstructionInfo);
                 return true;
@@ -57,11 +57,9 @@ public sealed partial class TdxModule
         ref r,
         TdxStatus.SUCCESS,
         (uint)ExitReason.EptViolation,
-        TdExitKind.ASYNC_FAULT,
         exit.Qualification & EptQualificationMask,
         extended,
-        gpa,
-        exit.InterruptInfo);
+        gpa);
 
     // The first violations at one RIP are only counted, the later ones recorded (tdx-module 7.6).
     private void RecordFault(TdVcpu vcpu, ulong gpa)
@@ -96,6 +94,6 @@ public sealed partial class TdxModule
         ref VmExit exit = ref vcpu.Vmcs.Exit;
         if ((exit.Gpa & vcpu.Td.AliasBit.GpaMask) == 0)
             throw new ArchitecturalFatalException($"EPT misconfiguration of private GPA 0x{exit.Gpa:x}");
-        return ExitAsync(ctx, ref r, TdxStatus.SUCCESS, (uint)exit.Reason, TdExitKind.ASYNC_FAULT, gpa: exit.Gpa);
+        return ExitAsync(ctx, ref r, TdxStatus.SUCCESS, (uint)exit.Reason, gpa: exit.Gpa);
     }
 }

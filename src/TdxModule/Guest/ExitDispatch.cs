@@ -7,9 +7,22 @@ public sealed partial class TdxModule
     private const byte VectorDf = 8;
     private const byte VectorGp = 13;
     private const byte VectorPf = 14;
+    private const byte VectorMc = 18;
     private const byte VectorVe = 20;
     private const ulong ResumeFlag = 1UL << 16;
     private const uint PoisonLength = 0xCC;
+
+    /// <summary>Bit 26 of an exit reason.</summary>
+    private const uint BusLockPreempted = 1u << 26;
+
+    /// <summary>Bit 31 of an exit reason: the VM entry failed.</summary>
+    private const uint EntryFailed = 1u << 31;
+
+    /// <summary>SMI exit: a machine check caused it.</summary>
+    private const ulong MachineCheckSmi = 1;
+
+    /// <summary>Notification exit: the guest's context is lost.</summary>
+    private const ulong ContextInvalid = 1;
     private const ulong EptQualificationMask = ~0x1F80UL;
 
     /// <summary>
@@ -22,6 +35,13 @@ public sealed partial class TdxModule
         TdVcpu vcpu = ctx.Current ?? throw new InvalidOperationException($"LP {lp.Id} is not inside a TD.");
         Vmcs vmcs = vcpu.Vmcs;
 
+        // Another processor found the TD's memory broken, or killed it otherwise: nothing of it is touched any more.
+        if (TdControl.IsFatal(vcpu.Td.State.Read()))
+        {
+            ref VmExit last = ref vmcs.Exit;
+            return ExitAsync(ctx, ref registers, TdxStatus.NON_RECOVERABLE_TD_NON_ACCESSIBLE, (uint)last.Reason, last.Qualification, interrupt: last.InterruptInfo);
+        }
+
         // Progress since the entry ends the suspicion of zero-stepping (tdx-module 7.6).
         if (vmcs.State.Rip != vcpu.RipAtEntry)
         {
@@ -32,12 +52,19 @@ public sealed partial class TdxModule
         vcpu.LastExitWasFault = false;
         if (vmcs.IdtVectoring.IsValid)
         {
-            // Delivered again at the next entry, unless the module injects something itself.
+            // Delivered again at the next entry, unless the module injects something itself. An NMI must find NMIs unblocked then.
             vmcs.EntryEvent = vmcs.IdtVectoring;
+            if (vmcs.IdtVectoring.Type == VmEvent.Nmi)
+                vmcs.State.NmiBlocked = false;
             vmcs.IdtVectoring = default;
         }
 
-        ref VmExit exit = ref vmcs.Exit;
+        return DispatchExit(ctx, vcpu, ref registers);
+    }
+
+    private bool DispatchExit(LpContext ctx, TdVcpu vcpu, ref SeamRegisters registers)
+    {
+        ref VmExit exit = ref vcpu.Vmcs.Exit;
         switch (exit.Reason)
         {
             case ExitReason.EptViolation:
@@ -46,21 +73,58 @@ public sealed partial class TdxModule
                 return HandleMisconfiguration(ctx, vcpu, ref registers);
             case ExitReason.Tdcall:
                 return HandleTdcall(ctx, vcpu, ref registers);
-            case ExitReason.ExternalInterrupt or ExitReason.ExceptionOrNmi:
-                return ExitAsync(ctx, ref registers, TdxStatus.SUCCESS, (uint)exit.Reason, TdExitKind.ASYNC_FAULT, exit.Qualification, interrupt: exit.InterruptInfo);
-            case ExitReason.Init or ExitReason.OtherSmi or ExitReason.TaskSwitch or ExitReason.SimulatorScriptEnd:
-                return ExitAsync(ctx, ref registers, TdxStatus.SUCCESS, (uint)exit.Reason, TdExitKind.ASYNC_FAULT, exit.Qualification);
+            case ExitReason.ExternalInterrupt:
+                return ExitAsync(ctx, ref registers, TdxStatus.SUCCESS, (uint)exit.Reason, exit.Qualification, interrupt: exit.InterruptInfo);
+            case ExitReason.ExceptionOrNmi:
+                return HandleException(ctx, vcpu, ref registers);
+            case ExitReason.Init or ExitReason.TaskSwitch or ExitReason.BusLock or ExitReason.SimulatorScriptEnd:
+                return ExitAsync(ctx, ref registers, TdxStatus.SUCCESS, (uint)exit.Reason, exit.Qualification);
+            case ExitReason.OtherSmi:
+                TdxStatus smi = (exit.Qualification & MachineCheckSmi) != 0 ? TdxStatus.NON_RECOVERABLE_TD_NON_ACCESSIBLE : TdxStatus.SUCCESS;
+                return ExitAsync(ctx, ref registers, smi, (uint)exit.Reason, exit.Qualification, interrupt: exit.InterruptInfo);
+            case ExitReason.Notify:
+                return HandleNotification(ctx, vcpu, ref registers);
+            case ExitReason.MachineCheck:
+                return ExitAsync(ctx, ref registers, TdxStatus.NON_RECOVERABLE_TD_NON_ACCESSIBLE, (uint)exit.Reason | EntryFailed, exit.Qualification);
             case ExitReason.NmiWindow:
                 return OpenNmiWindow(vcpu);
             case ExitReason.TripleFault:
-                LeaveTd(ctx, TdExitKind.ASYNC_FAULT, TdVcpuState.DISABLED);
-                registers = default;
-                registers.Rax = TdxStatus.NON_RECOVERABLE_VCPU.Value | (uint)exit.Reason;
-                return false;
+                return ExitAsync(ctx, ref registers, TdxStatus.NON_RECOVERABLE_VCPU, (uint)exit.Reason, exit.Qualification);
             default:
                 return HandleInstruction(ctx, vcpu, ref registers);
         }
     }
+
+    // An NMI is the host's. A machine check makes the TD's memory untouchable. Other exceptions exit only where a debugger asked for them.
+    private bool HandleException(LpContext ctx, TdVcpu vcpu, ref SeamRegisters r)
+    {
+        ref VmExit exit = ref vcpu.Vmcs.Exit;
+        bool isNmi = ((exit.InterruptInfo >> 8) & 7) == VmEvent.Nmi;
+        bool isMachineCheck = !isNmi && (byte)exit.InterruptInfo == VectorMc;
+        if (!isNmi && !isMachineCheck && !IsDebug(vcpu))
+            throw new ArchitecturalFatalException($"exit of a production TD for exception 0x{exit.InterruptInfo:x}");
+        TdxStatus outcome = isMachineCheck ? TdxStatus.NON_RECOVERABLE_TD_NON_ACCESSIBLE : TdxStatus.SUCCESS;
+        return ExitAsync(ctx, ref r, outcome, (uint)exit.Reason, exit.Qualification, interrupt: exit.InterruptInfo);
+    }
+
+    private bool HandleNotification(LpContext ctx, TdVcpu vcpu, ref SeamRegisters r)
+    {
+        ref VmExit exit = ref vcpu.Vmcs.Exit;
+        if ((exit.Qualification & NmiUnblocking) != 0)
+            vcpu.Vmcs.State.NmiBlocked = true;
+        TdxStatus outcome = (exit.Qualification & ContextInvalid) != 0 ? TdxStatus.NON_RECOVERABLE_TD : TdxStatus.SUCCESS;
+        return ExitAsync(ctx, ref r, outcome, (uint)exit.Reason, exit.Qualification);
+    }
+
+    // The bus lock is reported whatever the exit itself was: with its TD exit, or by a TD exit of its own.
+    private bool HandlePreemptedBusLock(LpContext ctx, TdVcpu vcpu, ref SeamRegisters r)
+    {
+        ctx.BusLockPreempted = true;
+        vcpu.Vmcs.Exit.Reason = (ExitReason)((uint)vcpu.Vmcs.Exit.Reason & ~BusLockPreempted);
+        return DispatchExit(ctx, vcpu, ref r) && ExitAsync(ctx, ref r, TdxStatus.SUCCESS, (uint)ExitReason.BusLock);
+    }
+
+    private static bool IsDebug(TdVcpu vcpu) => (vcpu.Td.Parameters.Attributes & TdParameters.Debug) != 0;
 
     private bool HandleInstruction(LpContext ctx, TdVcpu vcpu, ref SeamRegisters r)
     {
@@ -101,12 +165,10 @@ public sealed partial class TdxModule
     // An exit that no table lists: a debug TD's host may look at it, a production TD is dead (tdx-module 8.4, last line).
     private bool HandleUnexpected(LpContext ctx, TdVcpu vcpu, ref SeamRegisters r)
     {
-        uint reason = (uint)vcpu.Vmcs.Exit.Reason;
-        if ((vcpu.Td.Parameters.Attributes & TdParameters.Debug) != 0)
-            return ExitAsync(ctx, ref r, TdxStatus.SUCCESS, reason, TdExitKind.ASYNC_FAULT, vcpu.Vmcs.Exit.Qualification);
-        vcpu.Td.SetFatal();
-        ExitAsync(ctx, ref r, TdxStatus.NON_RECOVERABLE_TD, reason, TdExitKind.ASYNC_FAULT);
-        return false;
+        ref VmExit exit = ref vcpu.Vmcs.Exit;
+        if (((uint)exit.Reason & BusLockPreempted) != 0)
+            return HandlePreemptedBusLock(ctx, vcpu, ref r);
+        return ExitAsync(ctx, ref r, IsDebug(vcpu) ? TdxStatus.SUCCESS : TdxStatus.NON_RECOVERABLE_TD, (uint)exit.Reason, exit.Qualification);
     }
 
     private static bool Forbid(Vmcs vmcs, bool undefined) => undefined ? InjectFault(vmcs, VmEvent.Exception(VectorUd)) : InjectGp(vmcs);
@@ -148,7 +210,7 @@ public sealed partial class TdxModule
         vmcs.NmiWindowExiting = false;
         if (vcpu.PendingNmi && !vmcs.VeInfo!.IsValid)
         {
-            vcpu.PendingNmi = false;
+            vcpu.PendNmi = 0;
             vmcs.EntryEvent = VmEvent.NonMaskable();
         }
 

@@ -38,6 +38,8 @@ public sealed partial class TdxModule
             end = ExecuteGuest(ctx, vcpu, leaf, version, ref r, out status);
         if (end == GuestCallEnd.Answered)
             end = Answer(ctx, vcpu, status, ref r);
+        else if (end == GuestCallEnd.Again)
+            vcpu.HostPrioritySince = null;
         _observer?.GuestCalled(ctx.Lp, leaf, status, end == GuestCallEnd.Exited);
 
         // An ACCEPT that became an exit has no status yet; a VMCALL is over when it exits.
@@ -102,7 +104,8 @@ public sealed partial class TdxModule
         return GuestCallEnd.Answered;
     }
 
-    // The common end: host priority is hidden from the guest and timed (tdx-module 7.5); RAX, then past the instruction.
+    // The common end: host priority is hidden from the guest and timed (tdx-module 7.5); RAX, then past the instruction. A call that left the TD has no result
+    // and so does not stop the timer.
     private GuestCallEnd Answer(LpContext ctx, TdVcpu vcpu, TdxStatus status, ref SeamRegisters r)
     {
         bool timedOut = false;
@@ -111,7 +114,7 @@ public sealed partial class TdxModule
             status = TdxStatus.OPERAND_BUSY | status.Operand;
             ulong now = ctx.Lp.ReadTime();
             vcpu.HostPrioritySince ??= now;
-            timedOut = now - vcpu.HostPrioritySince.Value >= vcpu.Td.HpLockTimeout;
+            timedOut = now - vcpu.HostPrioritySince.Value >= vcpu.Td.HpLockTimeout.Read();
         }
         else
         {
@@ -123,7 +126,7 @@ public sealed partial class TdxModule
         if (!timedOut)
             return GuestCallEnd.Answered;
         vcpu.HostPrioritySince = null;
-        ExitAsync(ctx, ref r, TdxStatus.HOST_PRIORITY_BUSY_TIMEOUT, 0, TdExitKind.ASYNC_TRAP);
+        ExitAsync(ctx, ref r, TdxStatus.HOST_PRIORITY_BUSY_TIMEOUT, 0);
         return GuestCallEnd.Exited;
     }
 
@@ -138,7 +141,6 @@ public sealed partial class TdxModule
         if ((mask & forbidden) != 0)
             return GuestCallEnd.Answered;
         status = TdxStatus.SUCCESS;
-        vcpu.HostPrioritySince = null;
         vcpu.VmcallMask = mask;
         Retire(vcpu.Vmcs);
         SeamRegisters host = default;
@@ -158,6 +160,14 @@ public sealed partial class TdxModule
         LeaveTd(ctx, TdExitKind.TDVMCALL, TdVcpuState.READY);
         host.Rax = TdcallExit;
         host.Rcx = mask;
+        if (vcpu.Td.Parameters.NoRbpMod)
+            host.Rbp = r.Rbp;
+        if (ctx.BusLockPreempted)
+        {
+            host.Rax |= BusLockPreempted;
+            ctx.BusLockPreempted = false;
+        }
+
         r = host;
         return GuestCallEnd.Exited;
     }
@@ -197,12 +207,12 @@ public sealed partial class TdxModule
         ulong flags = vcpu.Vmcs.State[Gpr.Rcx];
         if ((flags & ~3UL) != 0)
             return TdxStatus.OPERAND_INVALID | OperandId.RCX;
-        vcpu.CpuidVeSupervisor = (flags & 1) != 0;
-        vcpu.CpuidVeUser = (flags & 2) != 0;
+        vcpu.CpuidVeSupervisor = (byte)(flags & 1);
+        vcpu.CpuidVeUser = (byte)((flags >> 1) & 1);
         return TdxStatus.SUCCESS;
     }
 
-    private static TdxStatus GuestVmRead(TdControl td, int version, GuestState state)
+    private TdxStatus GuestVmRead(TdControl td, int version, GuestState state)
     {
         ulong id = state[Gpr.Rdx];
         state[Gpr.R8] = 0;

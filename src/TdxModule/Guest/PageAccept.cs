@@ -16,19 +16,7 @@ public sealed partial class TdxModule
         ulong pageInfo = vcpu.Vmcs.State[Gpr.Rcx];
         GuestCallEnd end = PageAccept(ctx.Lp, vcpu, pageInfo, out status, out AcceptExit exit);
         if (end == GuestCallEnd.Exited)
-        {
-            vcpu.HostPrioritySince = null;
-            ExitAsync(
-                ctx,
-                ref r,
-                TdxStatus.SUCCESS,
-                (uint)ExitReason.EptViolation,
-                TdExitKind.ASYNC_FAULT,
-                exit.Qualification,
-                exit.Extended,
-                PageInfo.GpaOf(pageInfo));
-        }
-
+            ExitAsync(ctx, ref r, TdxStatus.SUCCESS, (uint)ExitReason.EptViolation, exit.Qualification, exit.Extended, PageInfo.GpaOf(pageInfo));
         return end;
     }
 

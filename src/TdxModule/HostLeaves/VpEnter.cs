@@ -5,6 +5,8 @@ public sealed partial class TdxModule
 {
     private const ulong EnterRecoverabilityHint = 1UL << 52;
     private const ulong EnterResumeL1 = 1UL << 53;
+    private const ulong OutcomeFatal = 1UL << 61;
+    private const ulong OutcomeHint = 1UL << 60;
 
     /// <summary>
     /// The entry half of TDH.VP.ENTER. True: the processor is in the TD, run <see cref="CurrentVmcs"/> on an engine and call <see cref="HandleExit"/>.
@@ -158,7 +160,7 @@ public sealed partial class TdxModule
             // row to conversions would never get its lazily accepting guest in again.
             bool isResolved = SeptEntry.IsLeaf(place.Entry)
                 && ((place.Entry & SeptEntry.Rwx) == SeptEntry.Rwx
-                    || (Profile.ZeroStepAdmitsPending && (td.TdCtls & 1) == 0 && SeptEntry.StateOf(place.Entry).IsAcceptable()));
+                    || (Profile.ZeroStepAdmitsPending && (td.TdCtls.Read() & 1) == 0 && SeptEntry.StateOf(place.Entry).IsAcceptable()));
             if (!isResolved)
             {
                 r = default;
@@ -175,13 +177,19 @@ public sealed partial class TdxModule
         return status;
     }
 
+    // The guest asked to be told when its host seems to single it through faults: the exit that came last is shown to it as a #VE, if one may be injected now.
     private static void NotifyZeroStep(TdControl td, TdVcpu vcpu)
     {
         Vmcs vmcs = vcpu.Vmcs;
-        if ((td.NotifyEnables & 1) == 0 || !vcpu.LastExitWasFault || vmcs.VeInfo!.IsValid || vmcs.EntryEvent.IsValid || vmcs.State.NmiBlocked)
+        ref VmExit exit = ref vmcs.Exit;
+        if ((td.NotifyEnables.Read() & 1) == 0
+            || !vcpu.LastExitWasFault
+            || vmcs.VeInfo!.IsValid
+            || vmcs.EntryEvent.IsValid
+            || vmcs.State.NmiBlocked
+            || (exit.Qualification & NmiUnblocking) != 0)
             return;
-        ulong gpa = vcpu.FaultList[vcpu.FaultCount - 1];
-        InjectVe(vmcs, ExitReason.EptViolation, vmcs.Exit.Qualification, 0, gpa, PoisonLength, 0);
+        InjectVe(vmcs, ExitReason.EptViolation, exit.Qualification, 0, exit.Gpa, exit.InstructionLength, exit.InstructionInfo);
     }
 
     private void LoadGuestRegisters(LpContext ctx, TdVcpu vcpu, ulong flags, in SeamRegisters r)
@@ -212,26 +220,64 @@ public sealed partial class TdxModule
             vcpu.Vmcs.NmiWindowExiting = true;
     }
 
-    /// <summary>An asynchronous TD exit: nothing of the guest is in the registers (tdx-module 4.10).</summary>
+    /// <summary>
+    /// An asynchronous TD exit: nothing of the guest is in the registers (tdx-module 4.10). What becomes of vCPU and TD follows from the outcome's bits: fatal (61)
+    /// leaves the vCPU as it is and kills the TD, non-recoverable (62) disables the vCPU, the recoverability hint (60) makes the exit a trap.
+    /// </summary>
     private bool ExitAsync(
         LpContext ctx,
         ref SeamRegisters r,
         TdxStatus outcome,
         uint reason,
-        TdExitKind kind,
         ulong qualification = 0,
         ulong extended = 0,
         ulong gpa = 0,
         uint interrupt = 0)
     {
-        LeaveTd(ctx, kind, TdVcpuState.READY);
+        TdVcpu vcpu = ctx.Current!;
+        bool keepsRbp = vcpu.Td.Parameters.NoRbpMod;
+        if (ctx.BusLockPreempted)
+        {
+            reason |= BusLockPreempted;
+            ctx.BusLockPreempted = false;
+        }
+
+        if (outcome.Value == 0)
+            LeaveTd(ctx, TdExitKind.ASYNC_FAULT, TdVcpuState.READY);
+        else
+            LeaveInTrouble(ctx, outcome);
+        ulong rbp = keepsRbp ? r.Rbp : 0;
         r = default;
         r.Rax = outcome.Value | reason;
         r.Rcx = (uint)qualification;
         r.Rdx = extended;
         r.R8 = gpa & ~0xFFFUL;
         r.R9 = interrupt;
+        r.Rbp = rbp;
         return false;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void LeaveInTrouble(LpContext ctx, TdxStatus outcome)
+    {
+        TdVcpu vcpu = ctx.Current!;
+        if ((outcome.Value & OutcomeFatal) != 0)
+        {
+            // The vCPU stays ACTIVE for ever. Of a TD whose memory may not be touched not even the count of its epoch is put right.
+            vcpu.Td.SetFatal();
+            if (outcome == TdxStatus.NON_RECOVERABLE_TD_NON_ACCESSIBLE)
+                GiveBackRun(ctx);
+            else
+                LeaveTd(ctx, vcpu.LastExit, vcpu.State);
+        }
+        else if (outcome.IsNonRecoverable)
+        {
+            LeaveTd(ctx, vcpu.LastExit, TdVcpuState.DISABLED);
+        }
+        else
+        {
+            LeaveTd(ctx, (outcome.Value & OutcomeHint) != 0 ? TdExitKind.ASYNC_TRAP : TdExitKind.ASYNC_FAULT, TdVcpuState.READY);
+        }
     }
 
     // The end of a run: vCPU READY, count of its epoch one lower, locks given back (tdx-module 4.10, exit sequence). The count falls after the last use
@@ -241,7 +287,13 @@ public sealed partial class TdxModule
         TdVcpu vcpu = ctx.Current!;
         vcpu.LastExit = kind;
         vcpu.State = next;
+        vcpu.LastExitTsc = ctx.Lp.Ticks;
         vcpu.Td.Epoch.Add(unchecked(0UL - EpochWord.OneVcpu(vcpu.Epoch)));
+        GiveBackRun(ctx);
+    }
+
+    private void GiveBackRun(LpContext ctx)
+    {
         ctx.Current = null;
         if (ctx.RunGroup != 0)
         {

@@ -135,6 +135,6 @@ internal static class GuestRowCheck
         TdRow td = expected.Tds[scene.Tdr];
         bool odd = (expected.Vcpus[vcpu].Epoch & 1) != 0;
         expected.Tds[scene.Tdr] = td with { Count0 = td.Count0 - (odd ? 0u : 1), Count1 = td.Count1 - (odd ? 1u : 0) };
-        expected.Vcpus[vcpu] = expected.Vcpus[vcpu] with { State = TdVcpuState.READY, LastExit = TdExitKind.ASYNC_FAULT };
+        expected.Vcpus[vcpu] = expected.Vcpus[vcpu] with { State = TdVcpuState.READY, LastExit = TdExitKind.ASYNC_FAULT, InsideLp = -1 };
     }
 }
