@@ -160,6 +160,9 @@ public sealed class GuestState
     /// <summary>IA32_TSC_AUX.</summary>
     public ulong TscAux;
 
+    /// <summary>IA32_XSS.</summary>
+    public ulong Xss;
+
     /// <summary>IA32_PAT.</summary>
     public ulong Pat = 0x0007_0406_0007_0406;
 

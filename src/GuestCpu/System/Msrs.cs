@@ -8,6 +8,7 @@ public sealed partial class GuestCpu
     private const uint MsrSysenterEsp = 0x175;
     private const uint MsrSysenterEip = 0x176;
     private const uint MsrPat = 0x277;
+    private const uint MsrXss = 0xDA0;
     private const uint MsrX2ApicTpr = 0x808;
     private const uint MsrEfer = 0xC000_0080;
     private const uint MsrStar = 0xC000_0081;
@@ -18,8 +19,8 @@ public sealed partial class GuestCpu
     private const uint MsrKernelGsBase = 0xC000_0102;
     private const uint MsrTscAux = 0xC000_0103;
 
-    // Registers that hold a value and do nothing here: SPEC_CTRL, MISC_PACKAGE_CTLS, DS_AREA, XSS, UARCH_MISC_CTL.
-    private readonly Dictionary<uint, ulong> _plainMsrs = new() { [0x48] = 0, [0xBC] = 0, [0x600] = 0, [0xDA0] = 0, [0x1B01] = 0 };
+    // Registers that hold a value and do nothing here: SPEC_CTRL, MISC_PACKAGE_CTLS, DS_AREA, UARCH_MISC_CTL.
+    private readonly Dictionary<uint, ulong> _plainMsrs = new() { [0x48] = 0, [0xBC] = 0, [0x600] = 0, [0x1B01] = 0 };
 
     private bool ReadMsr(byte length)
     {
@@ -42,6 +43,9 @@ public sealed partial class GuestCpu
                 return true;
             case MsrPat:
                 SetPair(_state.Pat);
+                return true;
+            case MsrXss:
+                SetPair(_state.Xss);
                 return true;
             case MsrX2ApicTpr:
                 SetPair(_state.Cr8 << 4);
@@ -99,6 +103,9 @@ public sealed partial class GuestCpu
                 return true;
             case MsrPat:
                 return WritePat(value);
+            case MsrXss:
+                _state.Xss = value;
+                return true;
             case MsrX2ApicTpr:
                 if (value > 0xFF)
                     return _linear.Trap.GeneralProtection();

@@ -60,13 +60,15 @@ internal sealed class CpuidTable
         return (index & 1) == 0 ? direct.Eax | ((ulong)direct.Ebx << 32) : direct.Ecx | ((ulong)direct.Edx << 32);
     }
 
-    public static bool IsLegalConfig(ReadOnlySpan<uint> config, bool migratable, out ulong failedLeaf)
+    public static bool IsLegalConfig(ReadOnlySpan<uint> config, out ulong failedLeaf)
     {
         for (int i = 0; i < s_configurable.Length; i++)
         {
             CpuidValues mask = s_configurable[i].Direct.Or(s_configurable[i].Allowed);
             CpuidValues asked = new(config[i * 4], config[(i * 4) + 1], config[(i * 4) + 2], config[(i * 4) + 3]);
-            bool foreignModel = i == 0 && !migratable && (asked.Eax & 0x0FFF3FFF) != 0 && asked.Eax != NativeCpuid.Find(1, 0).Eax;
+
+            // Family, model and stepping are 0 for the processor's own, or in the list of allowed ones, which has the processor's own alone.
+            bool foreignModel = i == 0 && (asked.Eax & 0x0FFF3FFF) != 0 && asked.Eax != NativeCpuid.Find(1, 0).Eax;
             if (asked.Exceeds(mask) || foreignModel)
             {
                 failedLeaf = s_configurable[i].Leaf | ((ulong)s_configurable[i].Subleaf << 32);
@@ -78,25 +80,19 @@ internal sealed class CpuidTable
         return true;
     }
 
-    /// <summary>The static values of a leaf; false when the guest gets #VE for it.</summary>
-    public bool TryFind(uint leaf, uint subleaf, out CpuidValues values)
+    /// <summary>The lookup index of a leaf, folded into its range first; -1 when the guest gets #VE for it (tdx-module 8.5 steps 1 and 2).</summary>
+    public static int Find(uint leaf, uint subleaf)
     {
-        // Hypervisor leaves are never folded (tdx-module 8.5 step 1).
-        if (leaf >> 28 != 4 && (leaf & 0x8000_0000) == 0 && leaf > MaxBasic)
-            leaf = MaxBasic;
-        else if (leaf >> 28 != 4 && leaf > 0x8000_0008)
+        // Hypervisor leaves are never folded.
+        if (leaf >> 28 != 4 && (leaf is > MaxBasic and < 0x8000_0000 or > 0x8000_0008))
             leaf = MaxBasic;
         for (int i = 0; i < s_keys.Length; i++)
         {
             if (s_keys[i].Leaf == leaf && (s_keys[i].Subleaf == NoSubleaf || s_keys[i].Subleaf == subleaf))
-            {
-                values = _values[i];
-                return !IsFaulting(leaf);
-            }
+                return IsFaulting(leaf) ? -1 : i;
         }
 
-        values = default;
-        return false;
+        return -1;
     }
 
     /// <summary>Number of lookup entries.</summary>

@@ -23,7 +23,7 @@ public sealed partial class TdxModule
 
         ulong qualification = wanted | ((place.Entry & SeptEntry.Rwx) << 3);
         bool pending = SeptEntry.IsLeaf(place.Entry) && SeptEntry.StateOf(place.Entry).IsAcceptable();
-        if (pending && (td.TdCtls & 1) == 0)
+        if (pending && (td.TdCtls.Read() & 1) == 0)
         {
             InjectVe(vcpu.Vmcs, ExitReason.EptViolation, qualification, 0, gpa, PoisonLength, 0);
             return GuestCallEnd.Injected;
@@ -58,7 +58,7 @@ public sealed partial class TdxModule
 
     private GuestCallEnd ExitReach(LpContext ctx, ref SeamRegisters r, ExitReason reason, ulong qualification, ulong extended, ulong gpa)
     {
-        ExitAsync(ctx, ref r, TdxStatus.SUCCESS, (uint)reason, TdExitKind.ASYNC_FAULT, qualification, extended, gpa);
+        ExitAsync(ctx, ref r, TdxStatus.SUCCESS, (uint)reason, qualification, extended, gpa);
         return GuestCallEnd.Exited;
     }
 

@@ -12,14 +12,25 @@ internal static class ControlRegisters
     private const ulong Cr4Fixed1 = (1UL << 6) | (1UL << 13);
     private const ulong Cr4Reserved = ~0x3FF_FFFFUL | (1UL << 15) | (1UL << 14);
 
-    public static bool IsLegalCr0(ulong value) =>
-        value >> 32 == 0 && ((value >> 31) & 1) <= (value & 1) && ((value >> 29) & 1) <= ((value >> 30) & 1);
+    /// <summary>What CR0 keeps of a written value: bits 28:19, 17 and 15:6 are ignored.</summary>
+    public const ulong Cr0Known = 0xE005_003F;
+
+    private const ulong WriteProtect = 1UL << 16;
+    private const ulong Cet = 1UL << 23;
+
+    public static bool IsLegalCr0(ulong value, ulong cr4) =>
+        value >> 32 == 0
+        && ((value >> 31) & 1) <= (value & 1)
+        && ((value >> 29) & 1) <= ((value >> 30) & 1)
+        && ((value & WriteProtect) != 0 || (cr4 & Cet) == 0);
 
     /// <summary>PE and NE stay set, CD and NW stay clear.</summary>
     public static bool IsAllowedCr0(ulong value) => (value & Cr0Owned) == (1 | (1UL << 5));
 
-    public static bool IsLegalCr4(ulong value, TdParameters parameters)
+    public static bool IsLegalCr4(ulong value, ulong cr0, TdParameters parameters)
     {
+        if ((value & Cet) != 0 && (cr0 & WriteProtect) == 0)
+            return false;
         ulong forbidden = Cr4Reserved | (1UL << 19);
         if ((parameters.Xfam & (1UL << 9)) == 0)
             forbidden |= 1UL << 22;
@@ -42,16 +53,26 @@ public sealed partial class TdxModule
     private const uint MsrXss = 0xDA0;
     private const uint MsrDebugCtl = 0x1D9;
 
+    // IA32_DEBUGCTL: branch trace messages without the buffer to store them in would go to the bus; the uncore's interrupt is the host's.
+    private const ulong DebugCtlTraceMessages = 1UL << 6;
+    private const ulong DebugCtlBranchTraces = 3UL << 6;
+    private const ulong DebugCtlUncorePmi = 1UL << 13;
+    private const ulong DebugCtlFreezeInSmm = 1UL << 14;
+    private const ulong DebugCtlRtm = 1UL << 15;
+
     private static bool HandleCpuid(TdVcpu vcpu)
     {
         Vmcs vmcs = vcpu.Vmcs;
         GuestState state = vmcs.State;
         uint leaf = (uint)state[Gpr.Rax];
         uint subleaf = (uint)state[Gpr.Rcx];
-        bool asked = state.Cpl == 0 ? vcpu.CpuidVeSupervisor : vcpu.CpuidVeUser;
-        if (!vcpu.Td.Cpuid!.TryFind(leaf, subleaf, out CpuidValues values) || asked)
+
+        // The guest may ask for #VE: for every leaf, or leaf by leaf; for its kernel and for what runs above.
+        byte asked = state.Cpl == 0 ? vcpu.CpuidVeSupervisor : vcpu.CpuidVeUser;
+        int index = CpuidTable.Find(leaf, subleaf);
+        if (index < 0 || asked != 0 || (vcpu.CpuidControl[index] & (state.Cpl == 0 ? 1 : 2)) != 0)
             return InjectInstructionVe(vmcs, 0);
-        values = WithDynamicFields(values, leaf, subleaf, vcpu, state);
+        CpuidValues values = WithDynamicFields(vcpu.Td.Cpuid!.ValuesAt(index), CpuidTable.KeyAt(index).Leaf, subleaf, vcpu, state);
         state[Gpr.Rax] = values.Eax;
         state[Gpr.Rbx] = values.Ebx;
         state[Gpr.Rcx] = values.Ecx;
@@ -107,17 +128,30 @@ public sealed partial class TdxModule
                 state.Efer = (state.Efer & ~1UL) | (value & 1);
                 return Retire(vmcs);
             case MsrKind.Emulated when msr == MsrXss:
-                return MsrPolicy.IsLegalXss(value, vcpu.Td.Parameters) ? Retire(vmcs) : InjectGp(vmcs);
-            case MsrKind.Emulated when msr == MsrDebugCtl:
-                if ((value & ~0xFFC7UL) != 0)
+                if (!MsrPolicy.IsLegalXss(value, vcpu.Td.Parameters))
                     return InjectGp(vmcs);
-                vcpu.DebugCtl = value;
+                state.Xss = value;
                 return Retire(vmcs);
+            case MsrKind.Emulated when msr == MsrDebugCtl:
+                return WriteDebugCtl(vcpu, value);
             case MsrKind.Gp:
                 return InjectGp(vmcs);
             default:
                 return InjectInstructionVe(vmcs, 0);
         }
+    }
+
+    private static bool WriteDebugCtl(TdVcpu vcpu, ulong value)
+    {
+        // Freezing counters in SMM is for a TD that counts; RTM debugging for one that has transactions, which none here has.
+        bool perfmon = (vcpu.Td.Parameters.Attributes & TdParameters.Perfmon) != 0;
+        ulong reserved = ~0xFFC7UL | DebugCtlRtm | (perfmon ? 0 : DebugCtlFreezeInSmm);
+        if ((value & reserved) != 0)
+            return InjectGp(vcpu.Vmcs);
+        if ((value & DebugCtlBranchTraces) == DebugCtlTraceMessages)
+            return InjectInstructionVe(vcpu.Vmcs, 0);
+        vcpu.DebugCtl = (value & ~DebugCtlUncorePmi) | (vcpu.DebugCtl & DebugCtlUncorePmi);
+        return Retire(vcpu.Vmcs);
     }
 
     private static bool HandleControlRegister(TdVcpu vcpu)
@@ -137,15 +171,15 @@ public sealed partial class TdxModule
         ulong value = state[(Gpr)((qualification >> 8) & 15)];
         if (register == 0)
         {
-            if (!ControlRegisters.IsLegalCr0(value))
+            if (!ControlRegisters.IsLegalCr0(value, state.Cr4))
                 return InjectGp(vmcs);
             if (!ControlRegisters.IsAllowedCr0(value))
                 return InjectInstructionVe(vmcs, qualification);
-            state.Cr0 = value | 0x10;
+            state.Cr0 = (value & ControlRegisters.Cr0Known) | 0x10;
             return Retire(vmcs);
         }
 
-        if (!ControlRegisters.IsLegalCr4(value, vcpu.Td.Parameters))
+        if (!ControlRegisters.IsLegalCr4(value, state.Cr0, vcpu.Td.Parameters))
             return InjectGp(vmcs);
         if (!ControlRegisters.IsAllowedCr4(value))
             return InjectInstructionVe(vmcs, qualification);
@@ -159,7 +193,12 @@ public sealed partial class TdxModule
         GuestState state = vmcs.State;
         ulong value = (uint)state[Gpr.Rax] | (state[Gpr.Rdx] << 32);
         ulong allowed = vcpu.Td.Parameters.Xfam & 0x602E7;
-        if ((uint)state[Gpr.Rcx] != 0 || (value & 1) == 0 || (value & ~allowed) != 0 || (value & 6) == 4)
+
+        // AVX needs SSE; the three parts of AVX-512 come together, over AVX; so do the two of AMX.
+        ulong avx512 = value & 0xE0;
+        ulong amx = value & (3UL << 17);
+        bool isConsistent = (value & 6) != 4 && avx512 is 0 or 0xE0 && (avx512 == 0 || (value & 4) != 0) && amx is 0 or (3UL << 17);
+        if ((uint)state[Gpr.Rcx] != 0 || (value & 1) == 0 || (value & ~allowed) != 0 || !isConsistent)
             return InjectGp(vmcs);
         state.Xcr0 = value;
         return Retire(vmcs);

@@ -103,8 +103,7 @@ internal static class MsrPolicy
     /// <summary>Value of an emulated read.</summary>
     public static ulong Read(uint msr, TdParameters parameters) => msr switch
     {
-        // RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, PSCHANGE_MC_NO, TAA_NO.
-        ArchCapabilities => 0x16B,
+        ArchCapabilities => parameters.ArchCapabilities,
         XapicDisableStatus => 1,
 
         // Fast strings; perfmon available; BTS and PEBS unavailable.

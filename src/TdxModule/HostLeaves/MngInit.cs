@@ -48,9 +48,10 @@ public sealed partial class TdxModule
         td.GpaWidth = parameters.HasGpaw ? 52 : 48;
         td.AliasBit = parameters.HasGpaw ? AliasBit.Bit51 : AliasBit.Bit47;
         td.IllegalGpaBits = td.AliasBit.GpaMask | (parameters.HasGpaw ? 0 : 0xFUL << 48) | (0xFFFUL << 52);
-        td.TdCtls = (parameters.Attributes & TdParameters.SeptVeDisable) != 0 ? 1UL : 0;
-        td.NotifyEnables = 0;
-        td.HpLockTimeout = Machine.Description.TscHz;
+        td.TdCtls.Write((parameters.Attributes & TdParameters.SeptVeDisable) != 0 ? 1UL : 0);
+        td.NotifyEnables.Write(0);
+        td.HpLockTimeout.Write((uint)Machine.Description.TscHz);
+        td.HasTeeInfoHash.Write(0);
         td.TscMultiplier = (ulong)(((UInt128)((ulong)parameters.TscFrequency * TscUnit) << 48) / Machine.Description.TscHz);
         ulong now = (ulong)(((UInt128)ctx.Lp.ReadTime() * td.TscMultiplier) >> 48);
         td.TscOffset = unchecked(0UL - now);

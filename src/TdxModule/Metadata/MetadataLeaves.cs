@@ -5,6 +5,7 @@ namespace Tdp.Module;
 public sealed partial class TdxModule
 {
     private const ulong DebugBit = TdParameters.Debug;
+    private const uint HpLockTimeoutKey = 0x11_000011;
 
     private static FieldCaller HostCaller(TdControl td) =>
         (td.Parameters.Attributes & DebugBit) != 0 ? FieldCaller.HostDebug : FieldCaller.HostProduction;
@@ -64,7 +65,7 @@ public sealed partial class TdxModule
         return status;
     }
 
-    private static TdxStatus ReadTd(TdControl td, ulong id, FieldCaller caller, bool withNext, ref ulong next, ref ulong value)
+    private TdxStatus ReadTd(TdControl td, ulong id, FieldCaller caller, bool withNext, ref ulong next, ref ulong value)
     {
         TdxStatus status = BeginRead(TdFields.Table, id, caller, withNext, ref next, out FieldPlace? place);
         if (place is not { } found)
@@ -95,14 +96,22 @@ public sealed partial class TdxModule
         ulong writable = found.Entry.WriteMask(caller);
         if ((mask & writable) == 0)
             return TdxStatus.METADATA_FIELD_NOT_WRITABLE;
-        ulong current = ReadTdField(td, found);
+        if (!TryCell(td, found, out AtomicWord cell))
+            return TdxStatus.METADATA_FIELD_NOT_WRITABLE;
+        ulong raw = cell.Read();
+        ulong current = found.Entry.Key == HpLockTimeoutKey ? Microseconds(raw) : raw;
         if (((value ^ current) & mask & ~writable & found.Entry.ElementMask) != 0)
             return TdxStatus.METADATA_FIELD_VALUE_NOT_VALID;
         ulong wanted = (current & ~(mask & writable)) | (value & mask & writable);
-        status = WriteTdField(td, found, wanted, mask);
-        if (!status.IsError)
-            old = current & found.Entry.ReadMask(caller);
-        return status;
+        status = CheckTdValue(td, found, wanted, mask, current, out ulong rawWanted);
+        if (status.IsError)
+            return status;
+
+        // Linearizes here; who changed the word since it was read has won.
+        if (!cell.CompareExchange(ref raw, rawWanted))
+            return TdxStatus.OPERAND_BUSY | OperandId.METADATA_FIELD;
+        old = current & found.Entry.ReadMask(caller);
+        return TdxStatus.SUCCESS;
     }
 
     private TdxStatus VpRead(LpContext ctx, int version, ref SeamRegisters r)
@@ -157,12 +166,12 @@ public sealed partial class TdxModule
         if (((value ^ basis) & mask & ~writable & entry.ElementMask) != 0)
             return TdxStatus.METADATA_FIELD_VALUE_NOT_VALID;
         ulong wanted = (basis & ~(mask & writable)) | (value & mask & writable);
-        if (!IsLegalVpValue(entry, wanted))
-            return TdxStatus.METADATA_FIELD_VALUE_NOT_VALID;
-        status = WriteVpField(vcpu, found, wanted);
-        if (!status.IsError)
-            old = current & entry.ReadMask(caller);
-        return status;
+        status = CheckVpValue(vcpu, found, wanted);
+        if (status.IsError)
+            return status;
+        WriteVpField(vcpu, found, wanted);
+        old = current & entry.ReadMask(caller);
+        return TdxStatus.SUCCESS;
     }
 
     // VP.RD and VP.WR associate the vCPU with this processor (tdx-module 4.7).

@@ -16,6 +16,7 @@ internal sealed class TdControl : IDisposable
     public const int MaxPages = 9;
     private const int CounterStride = 16;
     private readonly WordBlock _words;
+    private readonly WordBlock _settings;
     private readonly long[] _children;
 
     public TdControl(Hpa tdr, ushort hkid, int processors, ReadOnlySpan<byte> uuid)
@@ -24,6 +25,7 @@ internal sealed class TdControl : IDisposable
         Hkid = hkid;
         uuid.CopyTo(Uuid);
         _words = new WordBlock(tdr.Frame, separateLines: true, "td-state", "op-state", "sept-tree", "epoch-lock", "epoch", "rtmr", "vcpu-counts");
+        _settings = new WordBlock(tdr.Frame, separateLines: false, "td-ctls", "notify-enables", "hp-lock-timeout", "tee-info-hash", "vm-ctls", "vm-ctls", "vm-ctls", "vm-ctls");
         _children = new long[(processors + 2) * CounterStride];
 
         // Shared by every SEAMCALL on this TD.
@@ -76,17 +78,23 @@ internal sealed class TdControl : IDisposable
 
     public AliasBit AliasBit { get; set; }
 
-    public ulong TdCtls { get; set; }
+    /// <summary>
+    /// TD_CTLS, bit 0 PENDING_VE_DISABLE. This and the settings below are written by a guest's vCPU or by a host while others read them, so a write is one
+    /// compare-exchange (tdx-module 1.9a, check 10).
+    /// </summary>
+    public AtomicWord TdCtls => _settings.Word(0);
 
-    public ulong NotifyEnables { get; set; }
+    /// <summary>NOTIFY_ENABLES, bit 0: the guest wants to hear of suspected zero-stepping.</summary>
+    public AtomicWord NotifyEnables => _settings.Word(1);
 
-    public ulong[] VmCtls { get; } = new ulong[4];
+    /// <summary>HP_LOCK_TIMEOUT in TSC ticks, 32 bits.</summary>
+    public AtomicWord HpLockTimeout => _settings.Word(2);
 
-    /// <summary>Host-priority timeout in TSC ticks.</summary>
-    public ulong HpLockTimeout { get; set; }
+    /// <summary>Not 0 while the hash of TDINFO need not be calculated again (tdx-module 9.3).</summary>
+    public AtomicWord HasTeeInfoHash => _settings.Word(3);
 
-    /// <summary>The same as a host reads it.</summary>
-    public ulong HpLockTimeoutMicroseconds { get; set; } = 1_000_000;
+    /// <summary>VM_CTLS of a VM; stored only.</summary>
+    public AtomicWord VmCtls(int vm) => _settings.Word(4 + vm);
 
     public ulong TscOffset { get; set; }
 

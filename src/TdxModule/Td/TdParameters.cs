@@ -15,10 +15,18 @@ internal sealed record TdParameters
     public const ulong AttributesFixed0 = 0x8000_0000_7000_0001;
     public const ulong XfamFixed0 = 0x0006_DBE7;
     public const ulong XfamFixed1 = 3;
+    /// <summary>IA32_ARCH_CAPABILITIES bits that TD_PARAMS may ask for: SSB_NO, RRSBA, BHI_NO, PBRSB_NO.</summary>
+    public const ulong ArchCapabilitiesConfigurable = 0x118_0010;
+
     public const ulong FlagGpaw = 1;
     public const ulong FlagFlexiblePendingVe = 2;
     public const ulong FlagNoRbpMod = 4;
     public static readonly TdParameters None = new();
+    private const ulong RestrictedRsb = 1UL << 19;
+    private const ulong XapicDisable = 1UL << 21;
+
+    // The simulated processor: RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, PSCHANGE_MC_NO, TAA_NO, PBRSB_NO.
+    private const ulong NativeArchCapabilities = 0x16B | (1UL << 24);
 
     public ulong Attributes { get; init; }
 
@@ -37,6 +45,16 @@ internal sealed record TdParameters
     public byte[] MrOwner { get; init; } = new byte[48];
 
     public byte[] MrOwnerConfig { get; init; } = new byte[48];
+
+    /// <summary>IA32_ARCH_CAPABILITIES_CONFIG, 0 unless MSR_CONFIG_CTLS has bit 0.</summary>
+    public ulong ArchCapabilitiesConfig { get; init; }
+
+    /// <summary>IA32_ARCH_CAPABILITIES as the guest reads it.</summary>
+    public ulong ArchCapabilities =>
+        (NativeArchCapabilities & ~ArchCapabilitiesConfigurable)
+        | (NativeArchCapabilities & ArchCapabilitiesConfig)
+        | (ArchCapabilitiesConfig & RestrictedRsb)
+        | XapicDisable;
 
     /// <summary>12 x {EAX, EBX, ECX, EDX}.</summary>
     public uint[] CpuidConfig { get; init; } = new uint[48];
@@ -69,6 +87,7 @@ internal sealed record TdParameters
             MrConfigId = bytes.Slice(80, 48).ToArray(),
             MrOwner = bytes.Slice(128, 48).ToArray(),
             MrOwnerConfig = bytes.Slice(176, 48).ToArray(),
+            ArchCapabilitiesConfig = Qword(bytes, 224),
         };
         for (int i = 0; i < 48; i++)
             parameters.CpuidConfig[i] = BinaryPrimitives.ReadUInt32LittleEndian(bytes[(256 + (i * 4))..]);
@@ -84,7 +103,7 @@ internal sealed record TdParameters
             status = parameters.CheckControls(physicalBits);
         if (!status.IsError && (!IsZero(bytes.Slice(42, 38)) || (bytes[19] & ~1) != 0 || !IsZero(bytes.Slice(232, 24))))
             status = TdxStatus.OPERAND_INVALID | OperandId.RDX;
-        if (!status.IsError && !CpuidTable.IsLegalConfig(parameters.CpuidConfig, (parameters.Attributes & Migratable) != 0, out ulong leaf))
+        if (!status.IsError && !CpuidTable.IsLegalConfig(parameters.CpuidConfig, out ulong leaf))
         {
             failedLeaf = leaf;
             status = TdxStatus.OPERAND_INVALID | OperandId.CPUID_CONFIG;
@@ -92,7 +111,8 @@ internal sealed record TdParameters
 
         if (!status.IsError && !IsZero(bytes.Slice(448, 576)))
             status = TdxStatus.OPERAND_INVALID | OperandId.RDX;
-        if (!status.IsError && Qword(bytes, 224) != 0)
+        ulong configurable = (bytes[19] & 1) != 0 ? ArchCapabilitiesConfigurable : 0;
+        if (!status.IsError && (parameters.ArchCapabilitiesConfig & ~configurable) != 0)
             status = TdxStatus.OPERAND_INVALID | OperandId.IA32_ARCH_CAPABILITIES_CONFIG;
         if (!status.IsError)
             result = parameters;

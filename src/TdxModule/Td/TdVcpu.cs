@@ -65,9 +65,14 @@ internal sealed class TdVcpu
 
     public ulong DebugCtl { get; set; }
 
-    public bool CpuidVeSupervisor { get; set; }
+    /// <summary>Not 0: CPUID is a #VE at CPL 0, whatever the leaf.</summary>
+    public byte CpuidVeSupervisor { get; set; }
 
-    public bool CpuidVeUser { get; set; }
+    /// <summary>Not 0: CPUID is a #VE at CPL 1 to 3, whatever the leaf.</summary>
+    public byte CpuidVeUser { get; set; }
+
+    /// <summary>CPUID_CONTROL by lookup index: bit 0 CPL 0, bit 1 CPL 1 to 3 (tdx-module 8.5).</summary>
+    public byte[] CpuidControl { get; } = new byte[128];
 
     /// <summary>Host-writable posted-interrupt fields and the like, as last written (tdx-module 4.7).</summary>
     public ulong PostedVector { get; set; } = 0xFFFF;
@@ -82,6 +87,8 @@ internal sealed class TdVcpu
 
     public ulong SharedEptRoot { get; set; } = ulong.MaxValue;
 
+    public ulong PmlAddress { get; set; } = ulong.MaxValue;
+
     /// <summary>Supplies the first state instead of the architectural reset (the Direct64 port, decisions D22).</summary>
     public Action<GuestState>? EntryState { get; set; }
 
@@ -91,11 +98,19 @@ internal sealed class TdVcpu
         set => _words.Word(0).Write((ulong)value);
     }
 
-    public bool PendingNmi
+    /// <summary>PEND_NMI as the host wrote it: not 0 while an NMI waits.</summary>
+    public ulong PendNmi
     {
-        get => _words.Word(2).Read() != 0;
-        set => _words.Word(2).Write(value ? 1UL : 0);
+        get => _words.Word(2).Read();
+        set => _words.Word(2).Write(value);
     }
+
+    public bool PendingNmi => PendNmi != 0;
+
+    /// <summary>
+    /// Fields that a debugger may write and that nothing here acts on, by class and code: what was written is what is read. Empty for production TDs.
+    /// </summary>
+    public Dictionary<uint, ulong> StoredFields { get; } = [];
 
     /// <summary>The associated processor, or -1.</summary>
     public int AssociatedLp => (int)(long)_words.Word(1).Read();
