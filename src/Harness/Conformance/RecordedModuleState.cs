@@ -228,7 +228,7 @@ internal sealed class RecordedModuleState(Machine machine, TdxModule module)
         ? [(long)td.Lifecycle, td.IsFatal ? 1 : 0, td.ChildCount, td.ControlPages, 0, 0, 0, 0, 0, 0]
         : [(long)td.Lifecycle, td.IsFatal ? 1 : 0, td.ChildCount, td.ControlPages, (long)td.OpState, td.Vcpus, td.AssociatedVcpus, (long)td.Epoch, td.RefCount0, td.RefCount1];
 
-    // VCPU state is no longer reported when the TD cannot run any more.
+    // A recording goes on showing the vCPUs of a dead TD, and no longer those of one whose keys are gone.
     private bool IsFrozen(in VcpuView vcpu) => module.Td(vcpu.Tdr) is not { Lifecycle: TdLifecycle.KEYS_CONFIGURED };
 
     private static string TdText(long[]? row, int members)
