@@ -77,6 +77,12 @@ public sealed record TdView
 /// <param name="InsideLp">The processor that is inside the TD as this vCPU now, or -1. A vCPU of a dead TD stays ACTIVE without being anywhere.</param>
 public readonly record struct VcpuView(Hpa Tdvpr, Hpa Tdr, TdVcpuState State, TdExitKind LastExit, int Pages, int AssociatedLp, ulong Epoch, int InsideLp);
 
+/// <summary>What a TD has besides its pages.</summary>
+/// <param name="Measured">MRTD if it were finished now; the final value after MR.FINALIZE; zeros before MNG.INIT.</param>
+/// <param name="Rtmr">RTMR0 to 3, 48 bytes each.</param>
+/// <param name="Settings">TD_CTLS, NOTIFY_ENABLES, HP_LOCK_TIMEOUT in ticks, VM_CTLS of four VMs.</param>
+public readonly record struct TdContents(ReadOnlyMemory<byte> Measured, ReadOnlyMemory<byte> Rtmr, ReadOnlyMemory<ulong> Settings);
+
 /// <summary>Receives the entries of a walk.</summary>
 public delegate void SeptVisitor(in SeptView entry);
 
@@ -107,6 +113,15 @@ public sealed partial class TdxModule
 
     /// <summary>The TD with this root page; null when the page is none.</summary>
     public TdView? Td(Hpa tdr) => Pamt(tdr) is { Type: PageType.TDR } ? View(_tds[_memory.Record(tdr.Frame).Tag]) : null;
+
+    /// <summary>Measurements and settings of a TD. Only while no processor calls.</summary>
+    /// <exception cref="ArgumentException"><paramref name="tdr"/> is not a TD root page.</exception>
+    public TdContents Contents(Hpa tdr)
+    {
+        TdControl td = TdAt(tdr);
+        byte[] measured = td.MrtdStream?.GetCurrentHash() ?? (byte[])td.Mrtd.Clone();
+        return new TdContents(measured, (byte[])td.Rtmr.Clone(), td.PeekSettings());
+    }
 
     /// <summary>The PAMT entry that covers a page; null outside initialised TDMRs.</summary>
     public PamtView? Pamt(Hpa page)

@@ -1,8 +1,8 @@
 namespace Tdp.Harness.Invariants;
 
 /// <summary>
-/// The invariants of the TDX module that one look at a module at rest can judge: TM01 to TM06 (tdx-module 10.1). TM07, TM09 and TM10 are
-/// about calls, TM08 compares with the host's trees (<see cref="CheckMirror"/>).
+/// The invariants of the TDX module that one look at a module at rest can judge: TM01 to TM06 (tdx-module 10.1). TM08 compares with the host's
+/// trees (<see cref="CheckMirror"/>). TM07 and TM09 are about single calls (<see cref="ModuleReferee"/>), TM10 about sets (<see cref="SerialOrders"/>).
 /// </summary>
 /// <remarks>
 /// At rest: no SEAMCALL and no TDCALL is in progress. vCPUs may be inside their TDs, between the two halves of VP.ENTER, as long as none executes.

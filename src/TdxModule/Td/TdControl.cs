@@ -96,6 +96,9 @@ internal sealed class TdControl : IDisposable
     /// <summary>VM_CTLS of a VM; stored only.</summary>
     public AtomicWord VmCtls(int vm) => _settings.Word(4 + vm);
 
+    /// <summary>TD_CTLS, NOTIFY_ENABLES, HP_LOCK_TIMEOUT, VM_CTLS; without events.</summary>
+    public ulong[] PeekSettings() => [_settings[0], _settings[1], _settings[2], _settings[4], _settings[5], _settings[6], _settings[7]];
+
     public ulong TscOffset { get; set; }
 
     public ulong TscMultiplier { get; set; }
