@@ -76,6 +76,8 @@ public sealed class HazardTable
         return false;
     }
 
+    internal bool IsHeldBy(nuint address, int slot) => Contains(ref At(slot).All[0], address);
+
     private static bool Contains(ref nuint holds, nuint address)
     {
         ref ulong first = ref Unsafe.As<nuint, ulong>(ref holds);
@@ -272,6 +274,9 @@ public readonly ref struct TryLock
     /// <summary>True while anybody shares the lock; for the holder of a lock that stands for this one (tdx-module 3.2: an entry above).</summary>
     public bool IsShared(HazardSlot any) =>
         (Volatile.Read(ref _word) & Readers) != 0 || any.Table.IsHeld(Hook.AddressOf(ref _word), -1, -1);
+
+    /// <summary>True while the owner of <paramref name="slot"/> shares this biased lock; for that owner itself.</summary>
+    public bool IsPublishedBy(HazardSlot slot) => slot.Table.IsHeldBy(Hook.AddressOf(ref _word), slot.Index);
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private LockAnswer TrySharedSlow(HazardSlot slot, LockSide side, out int hold)

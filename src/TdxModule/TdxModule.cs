@@ -183,7 +183,7 @@ public sealed partial class TdxModule
             case TdhLeaf.MEM_SEPT_REMOVE:
                 return SeptRemove(ctx, version, ref r);
             case TdhLeaf.MEM_SEPT_RD:
-                return SeptRead(ctx, r.Rcx, r.Rdx, out r.Rcx, out r.Rdx);
+                return SeptRead(ctx, ref r);
             case TdhLeaf.MEM_PAGE_PROMOTE:
                 return PagePromote(ctx, version, ref r);
             case TdhLeaf.MEM_PAGE_DEMOTE:

@@ -5,9 +5,11 @@ public sealed partial class TdxModule
 {
     private const ulong AttributeDebug = 1;
 
-    private TdxStatus SeptRead(LpContext ctx, ulong pageInfo, ulong tdr, out ulong rcx, out ulong rdx)
+    private TdxStatus SeptRead(LpContext ctx, ref SeamRegisters r)
     {
-        rcx = rdx = 0;
+        ulong pageInfo = r.Rcx;
+        ulong tdr = r.Rdx;
+        r.Rcx = r.Rdx = 0;
         bool l2Attributes = (tdr & 1) != 0;
         tdr &= ~1UL;
         TdxStatus status = EnterTd(ctx, tdr, OperandId.RDX, OpStates.Read, out MemGate gate);
@@ -23,11 +25,15 @@ public sealed partial class TdxModule
         {
             gate.Gpa = PageInfo.GpaOf(pageInfo);
             gate.Level = PageInfo.LevelOf(pageInfo);
-            status = FindAndLock(gate, out SeptPlace place, ref rcx, ref rdx);
+            status = FindAndLock(gate, out SeptPlace place, ref r.Rcx, ref r.Rdx);
             if (!status.IsError)
             {
-                Describe(place, out rcx, out rdx);
+                Describe(place, out r.Rcx, out r.Rdx);
                 UnlockEntry(place);
+
+                // No L2 VM has attributes here.
+                if (l2Attributes)
+                    r.R8 = 0;
             }
         }
 

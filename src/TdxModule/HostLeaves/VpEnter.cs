@@ -130,17 +130,28 @@ public sealed partial class TdxModule
         td.Epoch.Add(EpochWord.OneVcpu(epoch));
         epochLock.ReleaseShared(ctx.Slot, hold);
 
-        // A fresh association has no translations here: VP.FLUSH dropped them. Another vCPU's run in between makes a flush necessary anyway.
-        if ((epoch != vcpu.Epoch && !fresh) || !ReferenceEquals(ctx.LastRun, vcpu))
-            ctx.Lp.Tlb.FlushContext(td.Eptp);
+        // A fresh association has no translations here: VP.FLUSH dropped them.
+        bool stale = epoch != vcpu.Epoch && !fresh;
         vcpu.Epoch = epoch;
+        if (vcpu.FaultCount != 0)
+        {
+            // An entry that the filter stops has dropped what its epoch made stale, and nothing more: nobody ran.
+            if (stale)
+                ctx.Lp.Tlb.FlushContext(td.Eptp);
+            stale = false;
+            TdxStatus status = FilterFaults(ctx, vcpu, ref r);
+            if (status.Value != 0)
+            {
+                td.Epoch.Add(unchecked(0UL - EpochWord.OneVcpu(epoch)));
+                return status;
+            }
+        }
 
-        TdxStatus status = vcpu.FaultCount == 0 ? TdxStatus.SUCCESS : FilterFaults(ctx, vcpu, ref r);
-        if (status.Value != 0)
-            td.Epoch.Add(unchecked(0UL - EpochWord.OneVcpu(epoch)));
-        else
-            vcpu.State = TdVcpuState.ACTIVE;
-        return status;
+        // Translations are not told apart by vCPU: another one's run in between makes a flush necessary anyway.
+        if (stale || !ReferenceEquals(ctx.LastRun, vcpu))
+            ctx.Lp.Tlb.FlushContext(td.Eptp);
+        vcpu.State = TdVcpuState.ACTIVE;
+        return TdxStatus.SUCCESS;
     }
 
     // Zero-step filter: the guest does not run while a recorded GPA would still fault (tdx-module 7.6).
@@ -163,9 +174,9 @@ public sealed partial class TdxModule
                     || (Profile.ZeroStepAdmitsPending && (td.TdCtls.Read() & 1) == 0 && SeptEntry.StateOf(place.Entry).IsAcceptable()));
             if (!isResolved)
             {
-                r = default;
-                r.Rcx = 2;
-                r.R8 = vcpu.FaultList[i] & ~0xFFFUL;
+                // As after an exit of a guest that ran, but that RBP is not touched.
+                r = new SeamRegisters { Rcx = 2, R8 = vcpu.FaultList[i] & ~0xFFFUL, Rbp = r.Rbp };
+                vcpu.LastExit = TdExitKind.ASYNC_FAULT;
                 status = new TdxStatus((ulong)ExitReason.EptViolation);
                 break;
             }

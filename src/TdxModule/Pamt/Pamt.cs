@@ -214,8 +214,9 @@ internal sealed class Pamt
         return status;
     }
 
-    // The large entry is held alone. Calls on pages below it that go the short way (SharedGroup; TryAssignAtOnce) do not share it, so their locks count here
-    // as if they did.
+    // The large entry is held alone. Who named a page below it as an operand shares it, unless his call went the short way (SharedGroup; TryAssignAtOnce); the
+    // locks of those count here as if they did: pages being taken, vCPUs that run, and this call's own TDR. A TDR that is held because its vCPU runs was
+    // found through the vCPU's entry and shares nothing above it.
     private TdxStatus CheckChildren(HazardSlot slot, ulong hpa, OperandId operand)
     {
         TdxStatus status = TdxStatus.SUCCESS;
@@ -224,7 +225,13 @@ internal sealed class Pamt
         {
             ulong word = Word(entry).PlainRead();
             PageType type = PamtEntry.TypeOf(word);
-            if ((word & TryLock.Exclusive) != 0 || (PamtEntry.IsRoot(type) && Lock(entry).IsShared(slot)))
+            bool isNamed = type switch
+            {
+                PageType.TDVPR => Lock(entry).IsShared(slot),
+                PageType.TDR => Lock(entry).IsPublishedBy(slot),
+                _ => false,
+            };
+            if (isNamed || (word & TryLock.Exclusive) != 0)
                 return TdxStatus.OPERAND_BUSY | operand;
             if (type != PageType.NDA)
                 status = TdxStatus.PAGE_METADATA_INCORRECT | operand;
