@@ -76,6 +76,8 @@ public sealed class Vm
         Memory = new VmMemory(this);
         VcpuSet = new VcpuSet(this);
         DirtyLog = new DirtyLog(this);
+        Apicv = new Apicv(this);
+        WriteTracking = new WriteTracking(this);
         Td = options.Kind == VmKind.Td ? new TrustDomain(this) : null;
         Glue = Td is null ? null : new TdxGlue(this, Td);
         Mmu = new TdpMmu(
@@ -88,12 +90,13 @@ public sealed class Vm
                 HasMirror = Td is not null,
                 AdEnabled = Td is not null || options.AdEnabled,
                 IgnoreGuestPat = Td is null && options.IgnoreGuestPat,
-                NxHugePages = options.NxHugePages,
+                NxHugePages = options.NxHugePages || kernel.NxHugePages.IsOn,
                 DirtyLogSize = Td is null && options.AdEnabled && options.PageModificationLog ? DirtyLog.PmlEntries : 0,
             },
             new GuestBacking(this),
             VcpuSet,
             Glue);
+        NxRecovery = new NxRecovery(this);
     }
 
     /// <summary>The host it runs on.</summary>
@@ -140,6 +143,15 @@ public sealed class Vm
 
     /// <summary>Dirty logging.</summary>
     public DirtyLog DirtyLog { get; }
+
+    /// <summary>APICv and the APIC access page.</summary>
+    public Apicv Apicv { get; }
+
+    /// <summary>External write tracking.</summary>
+    public WriteTracking WriteTracking { get; }
+
+    /// <summary>The worker that recovers huge pages from the NX workaround.</summary>
+    public NxRecovery NxRecovery { get; }
 
     /// <summary>The VMM's own address space.</summary>
     public HostMemory UserMemory { get; }
@@ -190,6 +202,7 @@ public sealed class Vm
         }
 
         vm = new Vm(kernel, options, kernel.NextVmNumber(), attributes);
+        kernel.Add(actor, vm);
         return Errno.None;
     }
 
@@ -275,6 +288,7 @@ public sealed class Vm
         if (_isDestroyed)
             return;
         _isDestroyed = true;
+        Kernel.Remove(actor, this);
 
         // 1: closing the files removes every private leaf while the TD is alive.
         foreach (GuestMemfd file in _files)
@@ -284,7 +298,7 @@ public sealed class Vm
         Td?.ReleaseHkid(actor);
 
         // 3: the notifier is unregistered: the direct roots lose everything.
-        Mmu.ZapAll(actor);
+        Notifier.Release(actor);
 
         // 4: vCPUs: references to roots, TDVPR and TDCX pages.
         foreach (Vcpu vcpu in _vcpus)

@@ -21,7 +21,7 @@ public sealed record MmuOptions
     /// <summary>EPT entries may be execute-only; if not, every present entry carries R.</summary>
     public bool ExecOnly { get; init; } = true;
 
-    /// <summary>IPAT in every leaf. A TD always honours the guest's PAT.</summary>
+    /// <summary>IPAT in every leaf, at first; see <see cref="TdpMmu.SetIgnoreGuestPat"/>. A TD always honours the guest's PAT.</summary>
     public bool IgnoreGuestPat { get; init; } = true;
 
     /// <summary>The NX huge page workaround is on at first; see <see cref="TdpMmu.SetNxHugePages"/>.</summary>

@@ -43,6 +43,18 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
+    /// Leaves of ordinary memory ignore the guest's PAT, or honour it, from now on; those that exist keep what they have, so the caller zaps them in the same critical section
+    /// (tdp-mmu 6.13). mmu_lock write.
+    /// </summary>
+    public void SetIgnoreGuestPat(Actor actor, bool on)
+    {
+        MmuLock.AssertWrite(actor);
+        Format.SetIgnoreGuestPat(on);
+        for (Root? root = FirstInList(); root is not null; root = NextInList(root))
+            root.UseFormat(Format);
+    }
+
+    /// <summary>
     /// Empties every direct root, valid or not (KVM: kvm_tdp_mmu_zap_all; row 2): the owner's address space is gone, or the VM is being destroyed. Takes
     /// mmu_lock write. No flush: no vCPU can run any more.
     /// </summary>

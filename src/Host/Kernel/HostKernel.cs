@@ -26,6 +26,8 @@ public sealed class HostKernel
     private readonly SyncGate _gate = new();
     private Errno? _sysInit;
     private readonly HashSet<int> _vms = [];
+    private readonly Mutex _kvmLock = new("kvm_lock");
+    private readonly List<Vm> _vmList = [];
 
     /// <summary>Makes the kernel of a machine with a module in its SEAM range. Nothing has been called yet.</summary>
     /// <param name="machine">The machine.</param>
@@ -67,6 +69,9 @@ public sealed class HostKernel
     /// <summary>cpus_read_lock: held for read while the set of online processors matters.</summary>
     public RwLock CpusLock { get; }
 
+    /// <summary>Parameters of the NX huge page workaround.</summary>
+    public NxHugePageSettings NxHugePages { get; } = new();
+
     /// <summary>State of the bring-up.</summary>
     public TdxModuleState TdxState => _state.Peek();
 
@@ -99,6 +104,42 @@ public sealed class HostKernel
     {
         using (_gate.Hold())
             _vms.Remove(number);
+    }
+
+    /// <summary>
+    /// Switches the NX huge page workaround for VMs to come and for those that exist; the latter lose every direct mapping (tdp-mmu 6.4). Takes kvm_lock and each VM's slots_lock.
+    /// </summary>
+    public void SetNxHugePages(Actor actor, bool on)
+    {
+        _kvmLock.Enter(actor);
+        bool isChange = NxHugePages.IsOn != on;
+        NxHugePages.IsOn = on;
+        foreach (Vm vm in _vmList)
+        {
+            if (!isChange && vm.Mmu.IsNxHugePages == on)
+                continue;
+            vm.SlotsLock.Enter(actor);
+            vm.Mmu.SetNxHugePages(actor, on);
+            vm.SlotsLock.Exit(actor);
+        }
+
+        _kvmLock.Exit(actor);
+    }
+
+    /// <summary>A VM exists.</summary>
+    internal void Add(Actor actor, Vm vm)
+    {
+        _kvmLock.Enter(actor);
+        _vmList.Add(vm);
+        _kvmLock.Exit(actor);
+    }
+
+    /// <summary>A VM is about to be taken down.</summary>
+    internal void Remove(Actor actor, Vm vm)
+    {
+        _kvmLock.Enter(actor);
+        _vmList.Remove(vm);
+        _kvmLock.Exit(actor);
     }
 
     /// <summary>

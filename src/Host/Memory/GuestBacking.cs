@@ -32,9 +32,9 @@ internal sealed class GuestBacking : IGuestBacking
             return NoSlot(ref fault);
         fault.Slot = slot.Mmu;
 
-        // Step 5: the slot is being deleted; its SRCU grace period waits for us, so nobody may loop on this for ever (I75).
-        if (slot.IsInvalid)
-            return fault.Prefetch ? FaultResult.Again : FaultResult.Retry;
+        // Steps 5 and 6, in one test.
+        if ((slot.Flags & (MemslotFlags.Invalid | MemslotFlags.ApicAccess)) != 0 && IsEndedBySlot(slot, fault.Prefetch, out FaultResult ended))
+            return ended;
 
         // Step 7: only to keep away from a contended lock; a miss here is caught under it.
         Invalidation invalidation = _vm.Mmu.Invalidation;
@@ -84,6 +84,15 @@ internal sealed class GuestBacking : IGuestBacking
         }
 
         return slot;
+    }
+
+    // Step 5: the slot is being deleted; its SRCU grace period waits for us, so nobody may loop on this for ever (I75).
+    // Step 6: the APIC access page of a VM whose APICv is off is emulated, without an MMIO entry that would have to be found again when it comes back.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool IsEndedBySlot(Memslot slot, bool isPrefetch, out FaultResult result)
+    {
+        result = slot.IsInvalid ? (isPrefetch ? FaultResult.Again : FaultResult.Retry) : FaultResult.Emulate;
+        return slot.IsInvalid || !_vm.Apicv.IsActive;
     }
 
     // Step 8, private: the slot must have a file; any error of the file becomes a memory-fault exit with that errno.

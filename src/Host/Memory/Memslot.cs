@@ -18,6 +18,9 @@ public enum MemslotFlags : uint
 
     /// <summary>KVM_MEMSLOT_INVALID, internal: the slot is being deleted or moved.</summary>
     Invalid = 1 << 16,
+
+    /// <summary>Simulator, internal: the slot of the APIC access page (KVM tells it by its number).</summary>
+    ApicAccess = 1 << 17,
 }
 
 /// <summary>The argument of KVM_SET_USER_MEMORY_REGION2.</summary>

@@ -86,6 +86,19 @@ public sealed class MmuNotifier
     }
 
     /// <summary>
+    /// clear_flush_young and clear_young: clears Accessed in every direct leaf of the range. Without any lock but SRCU, and without a flush: a page that is used through an
+    /// old TLB entry merely looks unused for a while (tdp-mmu 6.1 row 12, 7.5).
+    /// </summary>
+    /// <returns>True when a page of the range had been used.</returns>
+    public bool ClearYoung(Actor actor, ulong hvaStart, ulong hvaEnd) => Age(actor, hvaStart, hvaEnd, isTest: false);
+
+    /// <summary>test_young: whether a page of the range was used since the last <see cref="ClearYoung"/>. Changes nothing.</summary>
+    public bool TestYoung(Actor actor, ulong hvaStart, ulong hvaEnd) => Age(actor, hvaStart, hvaEnd, isTest: true);
+
+    /// <summary>release: the VMM's address space is gone. Every direct root loses everything; private memory has nothing to do with it (tdp-mmu 6.6). No vCPU runs any more.</summary>
+    public void Release(Actor actor) => _vm.Mmu.ZapAll(actor);
+
+    /// <summary>
     /// Runs <paramref name="publish"/> at a moment when no invalidation is between start and end, and keeps the next one from starting meanwhile. For memslot
     /// updates, which hold slots_lock.
     /// </summary>
@@ -102,6 +115,27 @@ public sealed class MmuNotifier
             if (isIdle)
                 return;
         }
+    }
+
+    private bool Age(Actor actor, ulong hvaStart, ulong hvaEnd, bool isTest)
+    {
+        bool isYoung = false;
+        _vm.Srcu.ReadEnter(actor);
+        for (int space = 0; space < _vm.AddressSpaces; space++)
+        {
+            foreach (Memslot slot in _vm.SlotsOf(space).Active.Slots)
+            {
+                GfnRange range = slot.GfnsOf(hvaStart, hvaEnd);
+                if (range.IsEmpty || (isTest && isYoung))
+                    continue;
+                isYoung |= isTest
+                    ? _vm.Mmu.TestAge(actor, range, AliasFilter.Shared, space)
+                    : _vm.Mmu.Age(actor, range, AliasFilter.Shared, space);
+            }
+        }
+
+        _vm.Srcu.ReadExit(actor);
+        return isYoung;
     }
 
     private bool Intersects(ulong hvaStart, ulong hvaEnd)

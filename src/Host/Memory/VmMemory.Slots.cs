@@ -6,6 +6,9 @@ public sealed partial class VmMemory
     private const MemslotFlags UserFlags = MemslotFlags.LogDirtyPages | MemslotFlags.ReadOnly | MemslotFlags.GuestMemfd;
     internal const int MaxSlots = 32764;
 
+    /// <summary>Number of the APIC access page's slot (KVM: APIC_ACCESS_PAGE_PRIVATE_MEMSLOT).</summary>
+    internal const int ApicAccessSlot = MaxSlots + 1;
+
     /// <summary>KVM_SET_USER_MEMORY_REGION2: creates, deletes, moves a slot, or changes its flags. Takes slots_lock; waits for SRCU.</summary>
     /// <returns>
     /// -EINVAL impossible or refused change, -EEXIST overlap or file range bound, -ENOMEM, -EIO dead VM. On an error nothing has changed.
@@ -27,6 +30,38 @@ public sealed partial class VmMemory
             if (old is null)
                 return CreateSlot(actor, table, region);
             return Modify(actor, table, old, region);
+        }
+        finally
+        {
+            _vm.SlotsLock.Exit(actor);
+        }
+    }
+
+    /// <summary>A slot of the host's own, in every address space, under a number that user space cannot use. Takes slots_lock.</summary>
+    /// <returns>-EINVAL it exists, -EEXIST overlap; nothing has changed then.</returns>
+    internal Errno CreateInternalSlot(Actor actor, int id, ulong gpa, ulong size, ulong address, MemslotFlags flags)
+    {
+        _vm.SlotsLock.Enter(actor);
+        try
+        {
+            GfnRange range = GfnRange.Of(new Gfn(gpa >> 12), size >> 12);
+            for (int space = 0; space < _vm.AddressSpaces; space++)
+            {
+                if (_vm.SlotsOf(space).Active.ById(id) is not null)
+                    return Errno.EINVAL;
+                if (_vm.SlotsOf(space).Active.Overlaps(range, id))
+                    return Errno.EEXIST;
+            }
+
+            for (int space = 0; space < _vm.AddressSpaces; space++)
+            {
+                MemslotTable table = _vm.SlotsOf(space);
+                Errno created = CreateSlot(actor, table, new UserMemoryRegion(((uint)space << 16) | (uint)id, flags, gpa, size, address));
+                if (created != Errno.None)
+                    return created;
+            }
+
+            return Errno.None;
         }
         finally
         {
@@ -114,6 +149,10 @@ public sealed partial class VmMemory
         var slot = new Memslot(_vm, region, region.Flags);
         if (table.Active.Overlaps(slot.Range, slot.Id))
             return Errno.EEXIST;
+
+        // A tracker knows pages by their place.
+        if (_vm.WriteTracking.HasUser)
+            return Errno.EINVAL;
         Errno prepared = _vm.DirtyLog.Prepare(actor, slot);
         if (prepared != Errno.None)
             return prepared;

@@ -185,7 +185,8 @@ public sealed partial class Vcpu
                 YieldAfterRetry(actor);
                 return Errno.None;
             case FaultResult.WriteProtected:
-                return Errno.None;
+                // A TD's instruction cannot be emulated: it is executed again, and again (tdp-mmu 5.2 step 4).
+                return CheckProgress(actor, reason, gpa);
             case FaultResult.BadAddress:
                 _statistics.MemoryFaults++;
                 MemoryFaultInfo fault = Mmu.MemoryFault;

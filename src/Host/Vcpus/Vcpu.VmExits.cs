@@ -1,3 +1,5 @@
+using System.Buffers.Binary;
+
 namespace Tdp.Host;
 
 /// <content>Exits of an ordinary VM's vCPU (decisions D35: ports, CPUID, HLT, MOV-form MMIO, basic MSRs; anything else is one clear error).</content>
@@ -16,7 +18,12 @@ public sealed partial class Vcpu
             case ExitReason.EptViolation:
                 _statistics.SharedFaults++;
                 FaultResult violated = Vm.Mmu.HandleFault(Mmu, new Gpa(exit.Gpa), ErrorCodeOf(exit.Qualification));
-                return violated == FaultResult.Emulate ? EmulateMmio(exit.Gpa) : AfterFault(actor, violated, exit.Reason, exit.Gpa);
+                return violated switch
+                {
+                    FaultResult.Emulate => EmulateMmio(exit.Gpa),
+                    FaultResult.WriteProtected => EmulateTrackedWrite(actor, exit.Gpa),
+                    _ => AfterFault(actor, violated, exit.Reason, exit.Gpa),
+                };
             case ExitReason.EptMisconfiguration:
                 _statistics.SharedFaults++;
                 FaultResult found = Vm.Mmu.HandleFault(Mmu, new Gpa(exit.Gpa), PfErr.Rsvd | PfErr.GuestFinal);
@@ -131,6 +138,32 @@ public sealed partial class Vcpu
         vmcs.State.StiShadow = false;
         vmcs.State.MovSsShadow = false;
         _completion = _mmio.IsWrite ? Completion.None : Completion.MmioRead;
+        return Errno.None;
+    }
+
+    // The page is write-tracked and stays read-only: the host makes the write itself and tells who wanted to know (tdp-mmu 5.2 step 4).
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private Errno EmulateTrackedWrite(Actor actor, ulong gpa)
+    {
+        Vmcs vmcs = Vmcs!;
+        if (!MmioInstruction.TryDecode(Vm, vmcs, out MmioInstruction write, out string? problem))
+            return InternalError($"a write to the tracked page at GPA 0x{gpa:x}: {problem}", (ulong)ExitReason.EptViolation);
+        if (!write.IsWrite || (gpa & 0xFFF) + (ulong)write.Size > 0x1000)
+            return InternalError($"the write to the tracked page at GPA 0x{gpa:x} by RIP 0x{vmcs.State.Rip:x} is not emulated: one page only", (ulong)ExitReason.EptViolation);
+        var gfn = new Gfn(gpa >> 12);
+        Memslot? slot = Vm.SlotsOf(Mmu.IsSmm ? 1 : 0).Active.Find(gfn);
+        Span<byte> bytes = stackalloc byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(bytes, write.ValueToWrite(vmcs.State));
+        if (slot is null || Vm.UserMemory.Write(actor, slot.HvaOf(gfn) + (gpa & 0xFFF), bytes[..write.Size]) != Errno.None)
+            return Errno.EFAULT;
+        if (slot.Mmu.IsDirtyLogged)
+            Vm.DirtyLog.Mark(actor, slot.Mmu, gfn);
+        Vm.WriteTracking.Wrote(this, gpa, write.Size);
+        _statistics.TrackedWrites++;
+        ResetProgress();
+        vmcs.State.Rip += (ulong)write.Length;
+        vmcs.State.StiShadow = false;
+        vmcs.State.MovSsShadow = false;
         return Errno.None;
     }
 

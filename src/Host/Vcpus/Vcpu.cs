@@ -155,6 +155,27 @@ public sealed partial class Vcpu
         }
     }
 
+    /// <summary>
+    /// The vCPU enters or leaves system-management mode, which has an address space of its own (KVM_SET_VCPU_EVENTS; decisions D35): its direct root is put and another one loaded at the next entry. Takes
+    /// vcpu->mutex: the vCPU does not run meanwhile.
+    /// </summary>
+    /// <returns>-EINVAL in a TD, which has no such mode.</returns>
+    public Errno SetSmm(Actor actor, bool isSmm)
+    {
+        if (Vm.IsTd)
+            return Errno.EINVAL;
+        Mutex.Enter(actor);
+        if (Mmu.IsSmm != isSmm)
+        {
+            Mmu.Actor = actor;
+            Mmu.IsSmm = isSmm;
+            Vm.Mmu.UnloadRoots(Mmu);
+        }
+
+        Mutex.Exit(actor);
+        return Errno.None;
+    }
+
     /// <summary>As a signal to the thread would: KVM_RUN returns -EINTR at the next boundary. Any actor, or none.</summary>
     public void Signal(Actor? actor)
     {
@@ -424,6 +445,9 @@ public sealed partial class Vcpu
 
         if (Kick.TakeRequest(actor, VcpuSet.UpdateDirtyLogging))
             Vmcs!.LogsDirtyPages = Vm.DirtyLog.IsCpuLogging;
+
+        // Being outside was all there was to do: the access page is found mapped or not by the next access.
+        Kick.TakeRequest(actor, VcpuSet.ApicvUpdate);
         return Vm.IsDead ? Errno.EIO : Errno.None;
     }
 

@@ -116,6 +116,9 @@ public struct VcpuStatistics
     /// <summary>Memory-fault exits.</summary>
     public long MemoryFaults;
 
+    /// <summary>Writes to tracked pages that the host made for the guest.</summary>
+    public long TrackedWrites;
+
     /// <summary>TDVMCALLs.</summary>
     public long Vmcalls;
 
@@ -140,6 +143,7 @@ public struct VcpuStatistics
         Spurious += other.Spurious;
         MmioFaults += other.MmioFaults;
         MemoryFaults += other.MemoryFaults;
+        TrackedWrites += other.TrackedWrites;
         Vmcalls += other.Vmcalls;
         RefusedEntries += other.RefusedEntries;
         BusyEntries += other.BusyEntries;

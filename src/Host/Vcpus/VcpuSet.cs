@@ -23,6 +23,9 @@ internal sealed class VcpuSet : IVcpuSet
     /// <summary>KVM_REQ_DIRTY_RING_SOFT_FULL: stays pending while the ring is.</summary>
     public const int DirtyRingSoftFull = 3;
 
+    /// <summary>KVM_REQ_APICV_UPDATE, arch 25.</summary>
+    public const int ApicvUpdate = 8 + 25;
+
     /// <summary>KVM_REQ_TLB_FLUSH_CURRENT, arch 26.</summary>
     public const int TlbFlushCurrent = 8 + 26;
 

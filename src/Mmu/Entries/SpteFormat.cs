@@ -22,11 +22,11 @@ public sealed class SpteFormat
         _leafBase = Spte.PresentBit | _presentMask | Spte.Readable;
         _mmioValue = options.HasMirror ? 0UL : Spte.WritableBit | Spte.ExecutableBit;
         IsNxHugePages = options.NxHugePages;
-        WriteBackType = Spte.WriteBack | (options.IgnoreGuestPat ? Spte.IgnorePat : 0);
+        SetIgnoreGuestPat(options.IgnoreGuestPat);
     }
 
     /// <summary>Memory type of ordinary memory: write-back, with IPAT iff the guest's PAT is ignored. Device memory is uncached: 0.</summary>
-    public ulong WriteBackType { get; }
+    public ulong WriteBackType { get; private set; }
 
     /// <summary>Leaves above 4K are made without execute. Changed under mmu_lock write, read under mmu_lock.</summary>
     internal bool IsNxHugePages { get; set; }
@@ -62,6 +62,9 @@ public sealed class SpteFormat
             return new Spte(spte | Spte.AccessedBit);
         return new Spte(spte).MarkForAccessTracking();
     }
+
+    /// <summary>Ordinary memory is mapped with or without IPAT from now on. mmu_lock write.</summary>
+    internal void SetIgnoreGuestPat(bool on) => WriteBackType = Spte.WriteBack | (on ? Spte.IgnorePat : 0);
 
     /// <summary>A 4K leaf of ordinary writable memory without its frame number; what <see cref="Leaf"/> gives for it.</summary>
     internal ulong OrdinaryLeaf(ulong adType) => Leaf(adType, 1, 0, WriteBackType, hostWritable: true, trackWrites: false, prefetch: false).Value;

@@ -21,7 +21,7 @@ public sealed class Root
         AddressSpace = role.AddressSpace;
         RawBits = role.IsMirror ? 0 : options.AliasBit.GfnMask;
         AdType = role.IsAdDisabled ? Spte.AdDisabled : role.IsGuestMode && options.DirtyLogSize != 0 ? Spte.AdWriteProtectOnly : 0;
-        OrdinaryLeaf = format.OrdinaryLeaf(AdType);
+        UseFormat(format);
         ulong owner = (options.VmNumber << 32) | (uint)number;
         _role = new SharedCell<uint>("root_role", owner, role.Value);
         References = new RefCount("root_refs", owner, 2);
@@ -69,7 +69,7 @@ public sealed class Root
     internal ulong AdType { get; }
 
     /// <summary>See <see cref="SpteFormat.OrdinaryLeaf"/>.</summary>
-    internal ulong OrdinaryLeaf { get; }
+    internal ulong OrdinaryLeaf { get; private set; }
 
     internal RefCount References { get; }
 
@@ -92,6 +92,9 @@ public sealed class Root
             return false;
         return (kinds & (IsMirror ? RootKinds.Mirror : RootKinds.Direct)) != RootKinds.None;
     }
+
+    /// <summary>The VM builds its leaves in another way now. mmu_lock write.</summary>
+    internal void UseFormat(SpteFormat format) => OrdinaryLeaf = format.OrdinaryLeaf(AdType);
 
     internal void Invalidate() => _role.Write(_role.Peek() | TableRole.Invalid);
 }
