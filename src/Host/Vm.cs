@@ -34,6 +34,12 @@ public sealed record VmOptions
     /// <summary>The CPU lists the pages it dirties (PML). Needs <see cref="AdEnabled"/>; never used for a TD (tdp-mmu 6.7).</summary>
     public bool PageModificationLog { get; init; } = true;
 
+    /// <summary>Accesses without memory leave MMIO entries behind. A TD needs it.</summary>
+    public bool MmioCaching { get; init; } = true;
+
+    /// <summary>Simulator: generation of the memslots at first, a multiple of 2, so that the wrap of its low 19 bits can be reached.</summary>
+    public ulong FirstMemslotGeneration { get; init; }
+
     /// <summary>Dirty logging splits huge leaves when it begins instead of at the first write.</summary>
     public bool EagerPageSplit { get; init; } = true;
 }
@@ -68,7 +74,7 @@ public sealed class Vm
         Srcu = new RcuDomain(kernel.Machine.Actors, "srcu", owner);
         _slots = new MemslotTable[options.Kind == VmKind.Td ? 1 : 2];
         for (int i = 0; i < _slots.Length; i++)
-            _slots[i] = new MemslotTable((owner << 1) | (uint)i);
+            _slots[i] = new MemslotTable((owner << 1) | (uint)i, options.FirstMemslotGeneration + (uint)i);
         WaitForSeptZap = new SharedCell<bool>("wait_for_sept_zap", owner);
         UserMemory = new HostMemory(kernel, owner);
         Notifier = new MmuNotifier(this);
@@ -90,6 +96,7 @@ public sealed class Vm
                 HasMirror = Td is not null,
                 AdEnabled = Td is not null || options.AdEnabled,
                 IgnoreGuestPat = Td is null && options.IgnoreGuestPat,
+                MmioCaching = options.MmioCaching,
                 NxHugePages = options.NxHugePages || kernel.NxHugePages.IsOn,
                 DirtyLogSize = Td is null && options.AdEnabled && options.PageModificationLog ? DirtyLog.PmlEntries : 0,
             },
@@ -187,11 +194,11 @@ public sealed class Vm
     /// <param name="kernel">The host.</param>
     /// <param name="options">Kind and knobs.</param>
     /// <param name="vm">The VM on success.</param>
-    /// <returns>-EOPNOTSUPP without the module, -ENOMEM.</returns>
+    /// <returns>-EOPNOTSUPP for a TD without the module, EPT A/D bits or MMIO caching; -ENOMEM.</returns>
     public static Errno Create(Actor actor, HostKernel kernel, VmOptions options, out Vm? vm)
     {
         vm = null;
-        if (options.Kind == VmKind.Td && (kernel.Port is null || kernel.TdxState != TdxModuleState.Initialized))
+        if (options.Kind == VmKind.Td && (kernel.Port is null || kernel.TdxState != TdxModuleState.Initialized || !options.AdEnabled || !options.MmioCaching))
             return Errno.EOPNOTSUPP;
         MemoryAttributes? attributes = null;
         if (options.Kind == VmKind.Td)

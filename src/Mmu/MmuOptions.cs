@@ -27,6 +27,9 @@ public sealed record MmuOptions
     /// <summary>The NX huge page workaround is on at first; see <see cref="TdpMmu.SetNxHugePages"/>.</summary>
     public bool NxHugePages { get; init; }
 
+    /// <summary>Accesses without memory leave MMIO entries behind (KVM: mmio_caching). A TD cannot do without.</summary>
+    public bool MmioCaching { get; init; } = true;
+
     /// <summary>Entries of the CPU's page-modification log; 0: the VM has none.</summary>
     public int DirtyLogSize { get; init; }
 

@@ -108,7 +108,7 @@ public sealed partial class TdpMmu
 
         Gfn gfn = Options.AliasBit.Strip(addr);
         ulong generation = _backing.SlotGeneration(vcpu);
-        if (vcpu.MmioGfnPlusOne == gfn.Value + 1 && vcpu.MmioGeneration == generation)
+        if (vcpu.MmioGfnPlusOne == gfn.Value + 1 && vcpu.MmioGeneration == generation && SpteFormat.IsSettled(generation))
             return CountEmulation(vcpu);
         Rcu.ReadEnter(vcpu.Actor);
         SpteCursor at = LastEntry(vcpu.DirectRoot!, gfn.Value);
@@ -125,9 +125,23 @@ public sealed partial class TdpMmu
             return FaultResult.Retry;
         if (!SpteFormat.IsMmioCurrent(entry, generation))
             return FaultResult.Invalid;
+        RememberMmio(vcpu, gfn, generation);
+        return CountEmulation(vcpu);
+    }
+
+    /// <summary>
+    /// True when an access without memory may leave an MMIO entry behind: caching is on, and the frame number is one that the host could have and the tree can hold. Otherwise it is
+    /// emulated each time (tdp-mmu 5.4 step 4).
+    /// </summary>
+    public bool CanHoldMmio(Gfn gfn) => Options.MmioCaching && gfn.Value < _endOfGfns && gfn.Value >> (9 * Options.RootLevel.Value) == 0;
+
+    // Not while slots are being changed: the next access must look again.
+    private static void RememberMmio(MmuVcpu vcpu, Gfn gfn, ulong generation)
+    {
+        if (!SpteFormat.IsSettled(generation))
+            return;
         vcpu.MmioGfnPlusOne = gfn.Value + 1;
         vcpu.MmioGeneration = generation;
-        return CountEmulation(vcpu);
     }
 
     private FaultResult CountEmulation(MmuVcpu vcpu)

@@ -142,8 +142,7 @@ public sealed partial class TdpMmu
         if (fault.Slot is not null)
             return result;
         Statistics.Add(fault.Vcpu.Actor, MmuCounter.MmioCreated);
-        fault.Vcpu.MmioGfnPlusOne = fault.Gfn.Value + 1;
-        fault.Vcpu.MmioGeneration = fault.SlotGeneration;
+        RememberMmio(fault.Vcpu, fault.Gfn, fault.SlotGeneration);
         return FaultResult.Emulate;
     }
 

@@ -43,6 +43,8 @@ public sealed partial class TdpMmu : IRcuReclaimer
             throw new ArgumentException("a VM has an alias bit exactly if it has a mirror", nameof(options));
         if (options.HasMirror && !options.AdEnabled)
             throw new ArgumentException("a TD needs a host with EPT A/D bits (tdp-mmu 2.5)", nameof(options));
+        if (options.HasMirror && !options.MmioCaching)
+            throw new ArgumentException("a TD needs MMIO caching: its MMIO entries are what makes the guest take #VE (tdp-mmu 2.6)", nameof(options));
         if (options.RootLevel != Level.G512 && options.RootLevel != Level.T256)
             throw new ArgumentException("the root level is 4 or 5", nameof(options));
         Machine = machine;

@@ -54,6 +54,9 @@ public enum Errno
     /// <summary>No such ioctl here.</summary>
     ENOTTY = 25,
 
+    /// <summary>The file would be too large.</summary>
+    EFBIG = 27,
+
     /// <summary>No room: KeyIDs, TDMRs, reserved areas.</summary>
     ENOSPC = 28,
 

@@ -147,8 +147,19 @@ internal sealed class GuestBacking : IGuestBacking
         bool isReadOnlySlot = (slot.Flags & MemslotFlags.ReadOnly) != 0;
         if (slot.UserspaceAddress == 0)
             return FaultResult.BadAddress;
-        Errno result = _vm.UserMemory.TryResolve(
-            fault.Vcpu.Actor, slot.HvaOf(fault.Gfn), fault.Write && !isReadOnlySlot, out Hpa frame, out bool isWritable, out Level level);
+        Vcpu vcpu = _vm.VcpuOf(fault.Vcpu.Id);
+        ulong hva = slot.HvaOf(fault.Gfn);
+        bool write = fault.Write && !isReadOnlySlot;
+        Errno result = _vm.UserMemory.TryResolve(fault.Vcpu.Actor, hva, write, out Hpa frame, out bool isWritable, out Level level, mayWait: false);
+        if (result == Errno.EAGAIN)
+        {
+            // Reading it in takes time. There is no in-kernel APIC that could tell the guest to do something else meanwhile, so the vCPU waits, unless a signal comes.
+            if (vcpu.IsSignalPending)
+                return FaultResult.Interrupted;
+            vcpu.CountHostRead();
+            result = _vm.UserMemory.TryResolve(fault.Vcpu.Actor, hva, write, out frame, out isWritable, out level);
+        }
+
         switch (result)
         {
             case Errno.None when fault.Write && isReadOnlySlot:
@@ -162,6 +173,10 @@ internal sealed class GuestBacking : IGuestBacking
                 return FaultResult.Continue;
             case Errno.ENOMEM:
                 return FaultResult.NoMemory;
+            case Errno.EHWPOISON:
+                // The VMM's thread gets SIGBUS, which ends KVM_RUN before the access is tried again.
+                vcpu.RaiseBusError(hva);
+                return FaultResult.Retry;
             default:
                 return FaultResult.BadAddress;
         }
@@ -173,6 +188,8 @@ internal sealed class GuestBacking : IGuestBacking
     {
         if (fault.IsPrivate)
             return MemoryFault(ref fault);
+        if (!_vm.Mmu.CanHoldMmio(fault.Gfn))
+            return FaultResult.Emulate;
         fault.Slot = null;
         fault.SlotGeneration = SlotGeneration(fault.Vcpu);
         return FaultResult.Continue;

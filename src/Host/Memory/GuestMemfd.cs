@@ -1,5 +1,19 @@
 namespace Tdp.Host;
 
+/// <summary>Modes of fallocate(2) that a guest_memfd knows.</summary>
+[Flags]
+public enum FallocateMode
+{
+    /// <summary>Default mode: would change the size, which is refused.</summary>
+    None = 0,
+
+    /// <summary>FALLOC_FL_KEEP_SIZE.</summary>
+    KeepSize = 1,
+
+    /// <summary>FALLOC_FL_PUNCH_HOLE.</summary>
+    PunchHole = 2,
+}
+
 /// <summary>
 /// A guest_memfd file: private guest memory that no host mapping ever shows (tdp-mmu 6.12). Page i of the file backs guest frame base + i - offset of
 /// the slot that is bound to it.
@@ -134,6 +148,49 @@ public sealed class GuestMemfd
     }
 
     /// <summary>
+    /// fallocate(2): with <see cref="FallocateMode.PunchHole"/> takes pages away, without it provides them. KEEP_SIZE is required: the file's size never changes.
+    /// </summary>
+    /// <param name="actor">Who; stands on a processor.</param>
+    /// <param name="mode">What to do.</param>
+    /// <param name="offset">First byte, page-aligned.</param>
+    /// <param name="length">Bytes, a multiple of 4096. A hole may reach beyond the end of the file, where nothing is.</param>
+    /// <returns>-EBADF closed, -EINVAL empty or unaligned, or pages beyond the end wanted; -EFBIG wrap, -EOPNOTSUPP mode, -ENOMEM, -EHWPOISON.</returns>
+    public Errno Fallocate(Actor actor, FallocateMode mode, ulong offset, ulong length)
+    {
+        const ulong LargestFile = 1UL << 63;
+        if (_isClosed)
+            return Errno.EBADF;
+        if (length == 0 || length >= LargestFile || offset >= LargestFile)
+            return Errno.EINVAL;
+        if (offset + length >= LargestFile)
+            return Errno.EFBIG;
+        if ((mode & FallocateMode.KeepSize) == 0 || (mode & ~(FallocateMode.KeepSize | FallocateMode.PunchHole)) != 0)
+            return Errno.EOPNOTSUPP;
+        if (((offset | length) & 0xFFF) != 0)
+            return Errno.EINVAL;
+        ulong first = offset >> 12, end = (offset + length) >> 12;
+        return (mode & FallocateMode.PunchHole) != 0 ? Punch(actor, first, end) : Provide(actor, first, end);
+    }
+
+    /// <summary>Memory management wants to move a page (migrate_folio). Private memory cannot be moved behind the module's back: a WARN, nothing happens.</summary>
+    /// <returns>-EINVAL always.</returns>
+    public Errno MigratePage(ulong page)
+    {
+        Vm.Mmu.Warn($"page 0x{page:x} of a guest_memfd was to be migrated");
+        return Errno.EINVAL;
+    }
+
+    /// <summary>
+    /// KVM_SET_MEMORY_ATTRIBUTES2, conversion in place (tdp-mmu 6.11). This host keeps attributes per VM (decisions D02), so the ioctl does not exist.
+    /// </summary>
+    /// <returns>-ENOTTY always.</returns>
+    public Errno SetAttributesInPlace(ulong offset, ulong length, ulong attributes)
+    {
+        _ = (offset, length, attributes);
+        return Errno.ENOTTY;
+    }
+
+    /// <summary>
     /// Last close: every page is unmapped from every binding and freed, the bindings are dropped (tdp-mmu 6.12 "release", 8.8 step 1). Takes
     /// slots_lock and the invalidate lock.
     /// </summary>
@@ -169,7 +226,7 @@ public sealed class GuestMemfd
         InvalidateLock.ExitWrite(actor);
 
         // Newest code: -EEXIST for a range that is bound already (tdp-mmu 6.5).
-        return _isClosed ? Errno.EFAULT : isTaken ? Errno.EEXIST : Errno.None;
+        return _isClosed ? Errno.EBADF : isTaken ? Errno.EEXIST : Errno.None;
     }
 
     internal void Unbind(Actor actor, Memslot slot)
@@ -177,6 +234,29 @@ public sealed class GuestMemfd
         InvalidateLock.EnterWrite(actor);
         _bindings.RemoveAll(b => b.First == slot.MemfdPage && b.Base == slot.BaseGfn);
         InvalidateLock.ExitWrite(actor);
+    }
+
+    private Errno Punch(Actor actor, ulong first, ulong end)
+    {
+        end = Math.Min(end, Pages);
+        if (first >= end)
+            return Errno.None;
+        InvalidateLock.EnterWrite(actor);
+        Truncate(actor, first, end);
+        InvalidateLock.ExitWrite(actor);
+        return Errno.None;
+    }
+
+    private Errno Provide(Actor actor, ulong first, ulong end)
+    {
+        if (end > Pages)
+            return Errno.EINVAL;
+        Errno result = Errno.None;
+        InvalidateLock.EnterRead(actor);
+        for (ulong page = first; page < end && result == Errno.None; page++)
+            result = LookupLocked(actor, page, out _);
+        InvalidateLock.ExitRead(actor);
+        return result;
     }
 
     private List<Binding> Intersecting(ulong page, ulong end) => _bindings.FindAll(b => b.First < end && page < b.End);

@@ -5,11 +5,11 @@ namespace Tdp.Host;
 /// ordinary VM, and it is what an MMU notifier is about (tdp-mmu 6.6).
 /// </summary>
 /// <remarks>
-/// One page-table word per 4 KiB page: present 0, writable 1, huge 7 (the page is part of a 2 MiB frame), frame 51:12. A fault fills a word from 0 by
-/// compare-exchange under no lock; unmapping holds mmap_lock for write and calls the notifier around it. Frames found by <see cref="TryResolve"/> carry no
+/// One page-table word per 4 KiB page: present 0, writable 1, swapped 2, poisoned 3, huge 7 (the page is part of a 2 MiB frame), frame 51:12. A fault fills a word from 0 or from
+/// "swapped" by compare-exchange under no lock; unmapping holds mmap_lock for write and calls the notifier around it. Frames found by <see cref="TryResolve"/> carry no
 /// reference: the caller must check for an invalidation before it uses them (tdp-mmu 5.4 step 10, 5.3 step 6).
 /// </remarks>
-public sealed class HostMemory
+public sealed partial class HostMemory
 {
     /// <summary>Page-table word: there is a frame.</summary>
     internal const ulong Present = 1;
@@ -69,8 +69,9 @@ public sealed class HostMemory
     /// <param name="frame">The 4 KiB frame.</param>
     /// <param name="isWritable">Whether the host's own mapping is writable.</param>
     /// <param name="level">Size of the host's mapping: 4K or 2M.</param>
-    /// <returns>-EFAULT no mapping or not writable, -ENOMEM.</returns>
-    public Errno TryResolve(Actor actor, ulong address, bool write, out Hpa frame, out bool isWritable, out Level level)
+    /// <param name="mayWait">False: a page that has been swapped out is not read in.</param>
+    /// <returns>-EFAULT no mapping or not writable, -ENOMEM, -EHWPOISON, -EAGAIN the page would have to be read in.</returns>
+    public Errno TryResolve(Actor actor, ulong address, bool write, out Hpa frame, out bool isWritable, out Level level, bool mayWait = true)
     {
         if (Find(address) is not { } region)
         {
@@ -84,7 +85,7 @@ public sealed class HostMemory
         ulong word = region.Table[page].Read();
         if ((word & Present) == 0)
         {
-            Errno result = Fault(actor, region, page, ref word);
+            Errno result = (word & (Swapped | Poisoned)) == 0 ? Fault(actor, region, page, ref word) : FaultPaged(actor, region, page, ref word, mayWait);
             if (result != Errno.None)
             {
                 frame = default;
@@ -189,8 +190,8 @@ public sealed class HostMemory
             for (ulong page = 0; page < region.Pages; page++)
             {
                 ulong word = region.Table[page].Exchange(0);
-                if ((word & Present) != 0)
-                    _frames.Give(actor, new Hpa(word & Hpa.Mask), FrameUse.HostShared);
+                if ((word & (Present | Swapped)) != 0)
+                    Release(actor, word);
             }
 
             region.Table.Free();
@@ -232,14 +233,17 @@ public sealed class HostMemory
         {
             AtomicWord entry = region.Table[page];
             ulong word = entry.Read();
-            if ((word & Present) == 0)
+            if ((word & (Present | Swapped)) == 0)
                 continue;
-            ulong replacement = change(actor, word);
 
-            // A fault cannot change a present word, so nothing is lost between the read and this store.
-            entry.Write(replacement);
-            if ((word & Hpa.Mask) != (replacement & Hpa.Mask))
-                _frames.Give(actor, new Hpa(word & Hpa.Mask), FrameUse.HostShared);
+            // No fault changes a present word, but one may read a swapped page in meanwhile: then the change is made to what it put there.
+            ulong replacement = change(actor, word);
+            while (!entry.CompareExchange(ref word, replacement))
+                replacement = change(actor, word);
+            if ((replacement & Poisoned) != 0)
+                _machine.Ledger.Leak(new Hpa(word & Hpa.Mask), "poisoned");
+            else if ((word & Hpa.Mask) != (replacement & Hpa.Mask))
+                Release(actor, word);
         }
 
         Notifier?.InvalidateRangeEnd(actor, region.Start + (widerFirst << 12), region.Start + (widerEnd << 12));
@@ -250,6 +254,8 @@ public sealed class HostMemory
 
     private ulong MoveFrame(Actor actor, ulong word)
     {
+        if ((word & Present) == 0)
+            return word;
         if (!_frames.TryTake(actor, FrameUse.HostShared, out Hpa target, out _))
             return word;
         _machine.Memory.Copy(new Hpa(word & Hpa.Mask), target);

@@ -95,10 +95,13 @@ public sealed class MemslotTable
     private readonly SharedCell<int> _active;
     private readonly SharedCell<ulong> _generation;
 
-    internal MemslotTable(ulong owner)
+    /// <summary>Makes the table of an address space.</summary>
+    /// <param name="owner">For the names of its cells.</param>
+    /// <param name="generation">First generation: different for each address space, so that none of one space is ever one of another.</param>
+    internal MemslotTable(ulong owner, ulong generation)
     {
         _active = new SharedCell<int>("memslots", owner);
-        _generation = new SharedCell<ulong>("memslot_generation", owner);
+        _generation = new SharedCell<ulong>("memslot_generation", owner, generation);
     }
 
     /// <summary>The published set. The caller is inside an SRCU section, holds slots_lock, or is alone.</summary>
@@ -131,6 +134,11 @@ public sealed class MemslotTable
         vm.SlotsArchLock.Exit(actor);
         vm.Srcu.Synchronize(actor);
         _sets[inactive ^ 1] = next;
-        _generation.Write((_generation.Read() & ~UpdateInProgress) + (ulong)vm.AddressSpaces);
+        ulong generation = (_generation.Read() & ~UpdateInProgress) + (ulong)vm.AddressSpaces;
+
+        // MMIO entries hold the low bits only: when these wrap, entries of long ago would look current (tdp-mmu 2.6).
+        if ((generation & ((1UL << SpteFormat.MmioGenerationBits) - (ulong)vm.AddressSpaces)) == 0)
+            vm.Mmu.ZapAllFast(actor);
+        _generation.Write(generation);
     }
 }

@@ -3,7 +3,9 @@ namespace Tdp.Host;
 /// <content>Memory regions: create, delete, move, flags (tdp-mmu 6.5, 6.7, 6.13).</content>
 public sealed partial class VmMemory
 {
-    private const MemslotFlags UserFlags = MemslotFlags.LogDirtyPages | MemslotFlags.ReadOnly | MemslotFlags.GuestMemfd;
+    // KVM_MEM_MAX_NR_PAGES and TASK_SIZE_MAX.
+    private const ulong MostPages = (1UL << 31) - 1;
+    private const ulong EndOfUserSpace = (1UL << 47) - 0x1000;
     internal const int MaxSlots = 32764;
 
     /// <summary>Number of the APIC access page's slot (KVM: APIC_ACCESS_PAGE_PRIVATE_MEMSLOT).</summary>
@@ -11,18 +13,21 @@ public sealed partial class VmMemory
 
     /// <summary>KVM_SET_USER_MEMORY_REGION2: creates, deletes, moves a slot, or changes its flags. Takes slots_lock; waits for SRCU.</summary>
     /// <returns>
-    /// -EINVAL impossible or refused change, -EEXIST overlap or file range bound, -ENOMEM, -EIO dead VM. On an error nothing has changed.
+    /// -EINVAL impossible or refused change, -EEXIST overlap or file range bound, -EBADF no open file, -ENOMEM, -EIO dead VM. On an error nothing has changed.
     /// </returns>
-    public Errno SetUserMemoryRegion(Actor actor, in UserMemoryRegion region)
+    public Errno SetUserMemoryRegion(Actor actor, in UserMemoryRegion asked)
     {
         _vm.SlotsLock.Enter(actor);
         try
         {
             if (_vm.IsDead)
                 return Errno.EIO;
-            Errno valid = Validate(region);
+            Errno valid = Validate(asked);
             if (valid != Errno.None)
                 return valid;
+
+            // A file that the flags do not speak of is not looked at.
+            UserMemoryRegion region = (asked.Flags & MemslotFlags.GuestMemfd) != 0 ? asked : asked with { Memfd = null, MemfdOffset = 0 };
             MemslotTable table = _vm.SlotsOf(region.AddressSpace);
             Memslot? old = table.Active.ById(region.Slot);
             if (region.MemorySize == 0)
@@ -69,35 +74,51 @@ public sealed partial class VmMemory
         }
     }
 
+    // In KVM's order; what asks for a place in the guest's space comes later, see ValidatePlace.
     private Errno Validate(in UserMemoryRegion region)
     {
-        if ((region.Flags & ~UserFlags) != 0 || region.AddressSpace >= _vm.AddressSpaces || region.Slot >= MaxSlots)
+        bool isMemfd = (region.Flags & MemslotFlags.GuestMemfd) != 0;
+        MemslotFlags allowed = MemslotFlags.LogDirtyPages | (_vm.IsTd ? MemslotFlags.None : MemslotFlags.ReadOnly);
+
+        // Private memory can be neither logged nor read-only, and a TD has no read-only slots at all (tdp-mmu 6.13).
+        if (isMemfd)
+            allowed = _vm.HasPrivateMemory ? MemslotFlags.GuestMemfd : MemslotFlags.None;
+        if ((region.Flags & ~allowed) != 0)
             return Errno.EINVAL;
         if (((region.GuestPhysicalAddress | region.MemorySize | region.UserspaceAddress) & 0xFFF) != 0)
             return Errno.EINVAL;
-        bool isMemfd = (region.Flags & MemslotFlags.GuestMemfd) != 0;
-        if (isMemfd != (region.Memfd is not null && region.MemorySize != 0) && (region.MemorySize != 0 || isMemfd))
+        if (region.UserspaceAddress > EndOfUserSpace || region.MemorySize > EndOfUserSpace - region.UserspaceAddress)
             return Errno.EINVAL;
+        if (isMemfd && ((region.MemfdOffset & 0xFFF) != 0 || region.MemfdOffset + region.MemorySize < region.MemfdOffset))
+            return Errno.EINVAL;
+        if (region.AddressSpace >= _vm.AddressSpaces || region.Slot >= MaxSlots)
+            return Errno.EINVAL;
+        if (region.GuestPhysicalAddress + region.MemorySize < region.GuestPhysicalAddress)
+            return Errno.EINVAL;
+        return region.MemorySize >> 12 > MostPages ? Errno.EINVAL : Errno.None;
+    }
 
-        // Private memory can be neither logged nor read-only, and a TD has no read-only slots at all (tdp-mmu 6.13).
-        if (isMemfd && (region.Flags & (MemslotFlags.LogDirtyPages | MemslotFlags.ReadOnly)) != 0)
+    // For a slot that is created or moved: it must be where the guest and the host can have frames, and under its natural numbers (I11).
+    private Errno ValidatePlace(MemslotTable table, in UserMemoryRegion region)
+    {
+        ulong first = region.GuestPhysicalAddress >> 12;
+        ulong end = first + (region.MemorySize >> 12);
+        ulong limit = Math.Min(_vm.Mmu.EndOfGfns, 1UL << (_vm.GpaWidth - 12));
+        if (first < limit && table.Active.Overlaps(new GfnRange(new Gfn(first), new Gfn(Math.Min(end, limit))), region.Slot))
+            return Errno.EEXIST;
+        if (end > limit)
             return Errno.EINVAL;
-        if (_vm.IsTd && (region.Flags & MemslotFlags.ReadOnly) != 0)
-            return Errno.EINVAL;
-        ulong end = region.GuestPhysicalAddress + region.MemorySize;
-        if (end < region.GuestPhysicalAddress || end > 1UL << _vm.GpaWidth || end >> 12 > _vm.Mmu.EndOfGfns)
-            return Errno.EINVAL;
-        if (_vm.IsTd && region.MemorySize != 0
-            && (_vm.AliasBit.Of(new Gpa(region.GuestPhysicalAddress)) == Alias.Shared || _vm.AliasBit.Of(new Gpa(end - 1)) == Alias.Shared))
-            return Errno.EINVAL;
-        return isMemfd && (region.MemfdOffset & 0xFFF) != 0 ? Errno.EINVAL : Errno.None;
+        return _vm.IsTd && _vm.AliasBit.Of(new Gfn(end - 1).Gpa) == Alias.Shared ? Errno.EINVAL : Errno.None;
     }
 
     private Errno CreateSlot(Actor actor, MemslotTable table, in UserMemoryRegion region)
     {
+        if ((region.Flags & MemslotFlags.GuestMemfd) != 0 && region.Memfd is not { IsClosed: false })
+            return Errno.EBADF;
+        Errno placed = ValidatePlace(table, region);
+        if (placed != Errno.None)
+            return placed;
         var slot = new Memslot(_vm, region, region.Flags);
-        if (table.Active.Overlaps(slot.Range, slot.Id))
-            return Errno.EEXIST;
         if (slot.Memfd is { } file)
         {
             Errno bound = file.Bind(actor, slot);
@@ -133,7 +154,7 @@ public sealed partial class VmMemory
 
     private Errno Modify(Actor actor, MemslotTable table, Memslot old, in UserMemoryRegion region)
     {
-        if (old.Memfd is not null || region.Memfd is not null)
+        if (((old.Flags | region.Flags) & MemslotFlags.GuestMemfd) != 0)
             return Errno.EINVAL;
         if (region.MemorySize >> 12 != old.Pages || region.UserspaceAddress != old.UserspaceAddress
             || ((region.Flags ^ old.Flags) & MemslotFlags.ReadOnly) != 0)
@@ -146,13 +167,14 @@ public sealed partial class VmMemory
 
     private Errno Move(Actor actor, MemslotTable table, Memslot old, in UserMemoryRegion region)
     {
-        var slot = new Memslot(_vm, region, region.Flags);
-        if (table.Active.Overlaps(slot.Range, slot.Id))
-            return Errno.EEXIST;
+        Errno placed = ValidatePlace(table, region);
+        if (placed != Errno.None)
+            return placed;
 
         // A tracker knows pages by their place.
         if (_vm.WriteTracking.HasUser)
             return Errno.EINVAL;
+        var slot = new Memslot(_vm, region, region.Flags);
         Errno prepared = _vm.DirtyLog.Prepare(actor, slot);
         if (prepared != Errno.None)
             return prepared;

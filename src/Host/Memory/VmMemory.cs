@@ -25,19 +25,20 @@ public sealed partial class VmMemory
     /// </summary>
     /// <param name="actor">Who; in a TD it stands on a processor.</param>
     /// <param name="gpa">First byte, page-aligned, natural.</param>
-    /// <param name="size">Bytes, a multiple of 4096.</param>
-    /// <param name="attributes"><see cref="MemoryAttributes.Private"/> or 0.</param>
+    /// <param name="size">Bytes, a multiple of 4096. Frames that no address of the guest names, beyond its width or under the alias bit, have no attribute: as in KVM they are no error.</param>
+    /// <param name="attributes"><see cref="MemoryAttributes.Private"/> or 0; an ordinary VM knows only 0, which changes nothing.</param>
     /// <returns>-EINVAL bad range or attribute, -ENOMEM with nothing changed, -EIO dead VM.</returns>
     public Errno SetAttributes(Actor actor, ulong gpa, ulong size, ulong attributes)
     {
         if (_vm.IsDead)
             return Errno.EIO;
-        if (_vm.Attributes is null || (attributes & ~MemoryAttributes.Private) != 0 || size == 0 || ((gpa | size) & 0xFFF) != 0
-            || gpa + size < gpa || gpa + size > 1UL << _vm.GpaWidth || _vm.AliasBit.Of(new Gpa(gpa + size - 1)) == Alias.Shared
-            || _vm.AliasBit.Of(new Gpa(gpa)) == Alias.Shared)
+        if ((attributes & ~(_vm.HasPrivateMemory ? MemoryAttributes.Private : 0)) != 0 || size == 0 || gpa + size < gpa || ((gpa | size) & 0xFFF) != 0)
             return Errno.EINVAL;
+        ulong end = Math.Min(gpa + size, _vm.AliasBit.GpaMask);
+        if (_vm.Attributes is null || gpa >= end)
+            return Errno.None;
         bool toPrivate = attributes != 0;
-        GfnRange range = GfnRange.Of(new Gfn(gpa >> 12), size >> 12);
+        var range = new GfnRange(new Gfn(gpa >> 12), new Gfn(end >> 12));
         _vm.SlotsLock.Enter(actor);
         try
         {
@@ -67,7 +68,9 @@ public sealed partial class VmMemory
     /// -EIO.</returns>
     public Errno PreFault(Actor actor, Vcpu vcpu, ref ulong gpa, ref ulong size)
     {
-        if (((gpa | size) & 0xFFF) != 0 || size == 0 || gpa + size < gpa)
+        if (_vm.IsDead)
+            return Errno.EIO;
+        if (((gpa | size) & 0xFFF) != 0 || gpa + size <= gpa)
             return Errno.EINVAL;
         if (_vm.Td is { IsPreFaultAllowed: false })
             return Errno.EOPNOTSUPP;
@@ -194,6 +197,10 @@ public sealed partial class VmMemory
     {
         end = gpa;
         TdpMmu mmu = _vm.Mmu;
+
+        // No frame number reaches so far: no slot and no attribute, MMIO that cannot even be remembered.
+        if (gpa >> 52 != 0)
+            return vcpu.IsSignalPending ? Errno.EINTR : Errno.ENOENT;
         if (_vm.IsTd && _vm.AliasBit.Of(new Gpa(gpa)) == Alias.Shared)
             return Errno.EINVAL;
         bool isPrivate = _vm.Attributes is { } attributes && attributes.IsPrivate(new Gfn(gpa >> 12));

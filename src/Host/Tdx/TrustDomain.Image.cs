@@ -20,7 +20,7 @@ public sealed partial class TrustDomain
     /// <param name="isMeasured">KVM_TDX_MEASURE_MEMORY_REGION.</param>
     /// <param name="fill">Writes the content of page <c>i</c> into the 4096 bytes it is given.</param>
     /// <param name="done">Pages that were added, also on error.</param>
-    /// <returns>-EINVAL bad range, finalized or not private; -EIO already added or module error; -EFAULT no file; -ENOMEM.</returns>
+    /// <returns>-EINVAL bad range, no vCPU yet, finalized, no slot with a file there, or not private; -EIO already added or module error; -EFAULT the file is closed; -EINTR; -ENOMEM.</returns>
     public Errno InitMemoryRegion(Actor actor, ulong gpa, ulong pages, bool isMeasured, PageFill fill, out ulong done)
     {
         done = 0;
@@ -30,7 +30,7 @@ public sealed partial class TrustDomain
             if (_vm.IsDead)
                 return Errno.EIO;
             ulong end = gpa + (pages << 12);
-            if (_vm.Vcpus.Length == 0 || State.Peek() != TdState.Initialized || (gpa & 0xFFF) != 0 || pages == 0 || end < gpa
+            if (_vm.Vcpus.Length == 0 || !_vm.VcpuOf(0).IsInitialized || State.Peek() != TdState.Initialized || (gpa & 0xFFF) != 0 || pages == 0 || end < gpa
                 || _vm.AliasBit.Of(new Gpa(gpa)) == Alias.Shared || _vm.AliasBit.Of(new Gpa(end - 1)) == Alias.Shared || end > 1UL << _vm.GpaWidth)
                 return Errno.EINVAL;
             return AddPages(actor, new Gfn(gpa >> 12), pages, isMeasured, fill, ref done);
@@ -52,6 +52,12 @@ public sealed partial class TrustDomain
         Errno result = Errno.None;
         for (; done < pages && result == Errno.None; done += result == Errno.None ? 1UL : 0)
         {
+            if (_vm.VcpuOf(0).IsSignalPending)
+            {
+                result = Errno.EINTR;
+                break;
+            }
+
             fill(done, _kernel.Machine.Memory.Frame(source));
             result = AddPage(actor, mmu, first + done, source, isMeasured);
         }
@@ -65,7 +71,7 @@ public sealed partial class TrustDomain
     private Errno AddPage(Actor actor, MmuVcpu mmu, Gfn gfn, Hpa source, bool isMeasured)
     {
         if (_vm.SlotsOf(0).Active.Find(gfn) is not { Memfd: { } file } slot || slot.IsInvalid)
-            return Errno.EFAULT;
+            return Errno.EINVAL;
         if (!_vm.Mmu.ReloadRoots(mmu))
             return Errno.ENOMEM;
 

@@ -79,6 +79,12 @@ public sealed partial class Vmm
             case Errno.EINTR:
                 // Cleared first: whoever ends the run sets the flag below before it signals.
                 vcpu.ClearSignal();
+                if (vcpu.TakeBusError(out ulong address))
+                {
+                    End(actor, RunOutcome.InternalError, $"SIGBUS: a memory error at host address 0x{address:x}, which vCPU {vcpu.Id} needs");
+                    return false;
+                }
+
                 return !_ended.Read();
             case Errno.EIO when Vm.IsDead:
                 End(actor, RunOutcome.VmDead, Vm.Mmu.Death.Reason);

@@ -27,6 +27,7 @@ public sealed partial class Vcpu
     private Completion _completion;
     private ulong _sameExitGpa;
     private ulong _sameExitReason;
+    private ulong _busError;
     private int _sameExits;
     private int _retries;
     private ulong _exitStatus;
@@ -189,6 +190,15 @@ public sealed partial class Vcpu
     /// <summary>The signal has been delivered. The vCPU's own actor.</summary>
     public void ClearSignal() => _signal.Write(false);
 
+    /// <summary>Takes what SIGBUS said: the host address of a page that a memory error has destroyed. After KVM_RUN returned -EINTR; the vCPU's own actor.</summary>
+    /// <returns>False: there was no such signal.</returns>
+    public bool TakeBusError(out ulong address)
+    {
+        address = _busError;
+        _busError = 0;
+        return address != 0;
+    }
+
     /// <summary>Ends a HLT. Any actor.</summary>
     public void WakeUp()
     {
@@ -253,6 +263,15 @@ public sealed partial class Vcpu
             Mutex.Exit(actor);
         }
     }
+
+    // The vCPU's own actor, from within a fault.
+    internal void RaiseBusError(ulong address)
+    {
+        _busError = address;
+        Signal(Mmu.Actor);
+    }
+
+    internal void CountHostRead() => _statistics.HostReads++;
 
     /// <summary>VP.FLUSH on the processor with which the vCPU is associated, if any.</summary>
     internal void Dissociate(Actor actor)

@@ -119,6 +119,9 @@ public struct VcpuStatistics
     /// <summary>Writes to tracked pages that the host made for the guest.</summary>
     public long TrackedWrites;
 
+    /// <summary>Faults for which the host had to read a page in from swap.</summary>
+    public long HostReads;
+
     /// <summary>TDVMCALLs.</summary>
     public long Vmcalls;
 
@@ -144,6 +147,7 @@ public struct VcpuStatistics
         MmioFaults += other.MmioFaults;
         MemoryFaults += other.MemoryFaults;
         TrackedWrites += other.TrackedWrites;
+        HostReads += other.HostReads;
         Vmcalls += other.Vmcalls;
         RefusedEntries += other.RefusedEntries;
         BusyEntries += other.BusyEntries;

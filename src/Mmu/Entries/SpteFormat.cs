@@ -8,12 +8,16 @@ public sealed class SpteFormat
 {
     private const ulong GenerationLow = 0xFF;
     private const ulong GenerationHigh = 0x7FF;
-    private const ulong GenerationMask = (1UL << 19) - 1;
+    private const ulong GenerationMask = (1UL << MmioGenerationBits) - 1;
     private const ulong UpdateInProgress = 1UL << 63;
     private const ulong MmioMask = Spte.SuppressVe | Spte.Rwx;
     private readonly ulong _presentMask;
     private readonly ulong _leafBase;
     private readonly ulong _mmioValue;
+    private readonly bool _cachesMmio;
+
+    /// <summary>Bits of the memslot generation that an MMIO entry holds; when they wrap, every direct root is zapped (tdp-mmu 2.6).</summary>
+    public const int MmioGenerationBits = 19;
 
     /// <summary>Makes the format of a VM.</summary>
     public SpteFormat(MmuOptions options)
@@ -21,6 +25,7 @@ public sealed class SpteFormat
         _presentMask = Spte.SuppressVe | (options.ExecOnly ? 0 : Spte.Readable);
         _leafBase = Spte.PresentBit | _presentMask | Spte.Readable;
         _mmioValue = options.HasMirror ? 0UL : Spte.WritableBit | Spte.ExecutableBit;
+        _cachesMmio = options.MmioCaching;
         IsNxHugePages = options.NxHugePages;
         SetIgnoreGuestPat(options.IgnoreGuestPat);
     }
@@ -78,16 +83,19 @@ public sealed class SpteFormat
 
     /// <summary>True for an MMIO entry of this VM. Neither FROZEN nor a hole is one: both have bit 63.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool IsMmio(Spte spte) => (spte.Value & MmioMask) == _mmioValue && !spte.IsPresent;
+    public bool IsMmio(Spte spte) => (spte.Value & MmioMask) == _mmioValue && !spte.IsPresent && _cachesMmio;
 
     /// <summary>True when the entry's generation is the current one and no update is in progress.</summary>
     public static bool IsMmioCurrent(Spte spte, ulong generation)
     {
-        if ((generation & UpdateInProgress) != 0)
+        if (!IsSettled(generation))
             return false;
         ulong bits = ((spte.Value >> 3) & GenerationLow) | (((spte.Value >> 52) & GenerationHigh) << 8);
         return bits == (generation & GenerationMask);
     }
+
+    /// <summary>False while slots are being changed: what is learned meanwhile may be old as soon as it is used.</summary>
+    internal static bool IsSettled(ulong generation) => (generation & UpdateInProgress) == 0;
 
     /// <summary>True when a violation here could be delivered to the guest as #VE: bit 63 clear and not a misconfiguration. Stores of such a value warn.</summary>
     public static bool IsVePossible(Spte spte) => (spte.Value & (Spte.SuppressVe | Spte.Rwx)) != 6 && (spte.Value & Spte.SuppressVe) == 0;

@@ -59,9 +59,19 @@ public sealed class AttributeTests
         Assert.Equal(Errno.EINVAL, memory.SetAttributes(bed.Actor, 0, 0, 8));
         Assert.Equal(Errno.EINVAL, memory.SetAttributes(bed.Actor, 0, 0x1000, 4));
         Assert.Equal(Errno.EINVAL, memory.SetAttributes(bed.Actor, ulong.MaxValue - 0xFFF, 0x2000, 8));
-        Assert.Equal(Errno.EINVAL, memory.SetAttributes(bed.Actor, 1UL << 47, 0x1000, 8));
+
+        // The ioctl does not look at the guest's width or at the alias bit; frames that no address names simply have no attribute.
+        (ulong, ulong) before = bed.Vm.Mmu.Invalidation.Peek();
+        Assert.Equal(Errno.None, memory.SetAttributes(bed.Actor, 1UL << 47, 0x1000, 8));
+        Assert.Equal(Errno.None, memory.SetAttributes(bed.Actor, 1UL << 60, 0x1000, 8));
+        Assert.Equal(Errno.None, memory.SetAttributes(bed.Actor, (1UL << 47) - 0x1000, 0x2000, 8));
+        Assert.True(bed.Vm.Attributes!.IsPrivate(new Gfn((1UL << 35) - 1)));
+        Assert.False(bed.Vm.Attributes.IsPrivate(new Gfn(1UL << 35)));
+        Assert.Equal(before, bed.Vm.Mmu.Invalidation.Peek());
         using HostBed vm = HostBed.OrdinaryVm();
         Assert.Equal(Errno.EINVAL, vm.Vm.Memory.SetAttributes(vm.Actor, 0, 0x1000, 8));
+        Assert.Equal(Errno.None, vm.Vm.Memory.SetAttributes(vm.Actor, 0, 0x1000, 0));
+        Assert.Equal(Errno.EINVAL, vm.Vm.Memory.SetAttributes(vm.Actor, 1, 0x1000, 0));
         bed.TearDown();
         vm.TearDown();
     }
