@@ -54,6 +54,11 @@ public sealed class MmuVcpu
     /// <summary>The mirror root, or null. Never null while <see cref="DirectRoot"/> is not, in a TD (I42).</summary>
     public Root? MirrorRoot { get; internal set; }
 
+    /// <summary>
+    /// Whatever the backing keeps for this vCPU between faults; the MMU never looks at it. Used by the vCPU's actor alone.
+    /// </summary>
+    public object? LookupState { get; set; }
+
     /// <summary>Filled by the backing together with <see cref="FaultResult.BadAddress"/>; what the memory-fault exit reports.</summary>
     public MemoryFaultInfo MemoryFault { get; set; }
 

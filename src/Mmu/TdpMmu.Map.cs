@@ -11,54 +11,59 @@ public sealed partial class TdpMmu
         ulong rawGfn = fault.Gfn.Value | root.RawBits;
         Rcu.ReadEnter(actor);
         FaultResult result;
-        SpteCursor stop = default;
 
         // Almost always the whole path exists already. Under the NX workaround each step may change the goal.
-        ref ulong word = ref SpteCursor.Descend(_memory, root, rawGfn, _nxHugePages ? root.Level.Value : fault.GoalLevel.Value, ref stop);
+        ref ulong word = ref Unsafe.NullRef<ulong>();
+        if (!Explore.On && !_nxHugePages)
+            word = ref SpteCursor.Descend(_memory, root, rawGfn, fault.GoalLevel.Value);
         if (Unsafe.IsNullRef(ref word))
         {
-            result = MapAlong(ref fault, root, ref stop, rawGfn);
-        }
-        else if (_nxHugePages)
-        {
-            stop = new SpteCursor(_memory, root, rawGfn);
-            result = MapAlong(ref fault, root, ref stop, rawGfn);
+            result = MapFromRoot(ref fault, root, rawGfn);
         }
         else
         {
             var entry = new SpteRef(ref word);
-            result = MapAtGoal(ref fault, root, entry, entry.Read(), fault.GoalLevel.Value);
+            result = MapAtGoal(ref fault, root, entry, entry.Read());
         }
 
         Rcu.ReadExit(actor);
         return result;
     }
 
-    // The path ends above the goal: make it. A step that fails met a table that was unlinked, or an entry frozen, since the visit: retry.
+    // Step by step; a path that ends above the goal is made. A step that fails met a table that was unlinked, or an entry frozen, since the visit: retry.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private FaultResult MapAlong(ref Fault fault, Root root, scoped ref SpteCursor at, ulong rawGfn)
+    private FaultResult MapFromRoot(ref Fault fault, Root root, ulong rawGfn)
     {
-        if (at.IsLost)
-            return FaultResult.Retry;
+        var at = new SpteCursor(_memory, root, rawGfn);
         while (true)
         {
             if (_nxHugePages && at.Level == fault.GoalLevel.Value)
                 LowerGoalAtDisallowedTable(ref fault, at.Old);
             if (at.Level == fault.GoalLevel.Value)
-                return MapAtGoal(ref fault, root, at.Entry, at.Old, at.Level);
+                return MapAtGoal(ref fault, root, at.Entry, at.Old);
             if ((!at.IsTable && !InstallTable(ref fault, root, ref at, rawGfn)) || !at.TryStepDown(_memory, rawGfn))
                 return FaultResult.Retry;
         }
     }
 
+    // What nearly every fault comes to: a hole at the level of the page, and a page with nothing special about it.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private FaultResult MapAtGoal(ref Fault fault, Root root, scoped SpteRef entry, Spte old, int level)
+    private FaultResult MapAtGoal(ref Fault fault, Root root, scoped SpteRef entry, Spte old)
+    {
+        if (old != Spte.NonPresent || !fault.IsOrdinary || fault.OrdinarySlot.WatchesWrites)
+            return MapUnusual(ref fault, root, entry, old, fault.GoalLevel.Value);
+        var leaf = new Spte(root.OrdinaryLeaf | (fault.Pfn << 12));
+        return SetOrdinaryLeaf(fault.Vcpu.Actor, root, entry, leaf, fault.Gfn) ? FaultResult.Fixed : FaultResult.Retry;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private FaultResult MapUnusual(ref Fault fault, Root root, scoped SpteRef entry, Spte old, int level)
     {
         if (old != Spte.NonPresent && MeetsOther(ref fault, old, level, out FaultResult met))
             return met;
         ulong gfn = fault.Gfn.Value & (ulong.MaxValue << (9 * (level - 1)));
         bool writeProtected = false;
-        bool ordinary = fault.IsOrdinary && !fault.Slot!.WatchesWrites;
+        bool ordinary = fault.IsOrdinary && !fault.OrdinarySlot.WatchesWrites;
         Spte @new = ordinary ? new Spte(root.OrdinaryLeaf | (fault.Pfn << 12)) : BuildLeaf(ref fault, root, gfn, level, out writeProtected);
         FaultResult result = FaultResult.Fixed;
         Spte seen = old;

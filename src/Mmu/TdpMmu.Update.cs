@@ -4,6 +4,39 @@ namespace Tdp.Mmu;
 public sealed partial class TdpMmu
 {
     /// <summary>
+    /// Turns a hole into the leaf of an ordinary 4K page under mmu_lock read: <see cref="SetAtomic(Actor, Root, SpteRef, ref Spte, Spte, ulong, int)"/> with only those rows of the
+    /// bookkeeping that apply (4, 7, 8 and 9). False: retry.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool SetOrdinaryLeaf(Actor actor, Root root, SpteRef entry, Spte leaf, Gfn gfn)
+    {
+        if (root.IsMirror)
+            return SetOrdinaryMirrorLeaf(actor, entry, leaf, gfn);
+        Spte seen = Spte.NonPresent;
+        if (!entry.TryReplace(ref seen, leaf))
+            return false;
+        Statistics.AddPages(actor, 1, 1);
+        return true;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool SetOrdinaryMirrorLeaf(Actor actor, SpteRef entry, Spte leaf, Gfn gfn)
+    {
+        Spte seen = Spte.NonPresent;
+        if (!entry.TryFreeze(ref seen))
+            return false;
+        if (_external!.SetEntry(actor, gfn, Spte.NonPresent, leaf, Level.K4, TablePage.None) != ExternalResult.Ok)
+        {
+            entry.Thaw(Spte.NonPresent);
+            return false;
+        }
+
+        entry.Thaw(leaf);
+        Statistics.AddPages(actor, 1, 1);
+        return true;
+    }
+
+    /// <summary>
     /// Changes an entry under mmu_lock read (KVM: tdp_mmu_set_spte_atomic). Other readers, the fast page fault and aging may be at the same entry.
     /// </summary>
     /// <returns>
@@ -14,58 +47,23 @@ public sealed partial class TdpMmu
     /// Linearization: of a direct entry at the compare-exchange; of a mirror entry at the store that thaws it. Between freeze and thaw nobody else changes the
     /// entry (I15), and a failed external operation leaves no trace (I30).
     /// </remarks>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ExternalResult SetAtomic(Actor actor, Root root, SpteRef entry, scoped ref Spte seen, Spte @new, ulong gfn, int level)
     {
-        if (root.IsMirror)
-            return SetMirrorAtomic(actor, entry, ref seen, @new, gfn, level);
         Spte old = seen;
-        if (!entry.TryReplace(ref seen, @new))
-            return ExternalResult.Busy;
-
-        // What almost every change is: a hole of a direct tree becomes a leaf. Rows 4, 8 and 9 of the bookkeeping, and nothing else of it.
-        if (!old.IsPresent && @new.IsPresent && (level == 1 || (@new.Value & Spte.LargeBit) != 0))
+        if (root.IsMirror)
         {
-            if (!@new.HoldsWritableRules)
-                WarnWritable(@new);
-            Statistics.AddPages(actor, level, 1);
-            return ExternalResult.Ok;
+            if (!entry.TryFreeze(ref seen))
+                return ExternalResult.Busy;
+            ExternalResult followed = Bookkeep(actor, mirror: true, gfn, old, @new, new Level(level), shared: true);
+            entry.Thaw(followed == ExternalResult.Ok ? @new : old);
+            return followed;
         }
 
-        return BookkeepDirectAtomic(actor, gfn, old, @new, level);
-    }
-
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private ExternalResult BookkeepDirectAtomic(Actor actor, ulong gfn, Spte old, Spte @new, int level)
-    {
+        if (!entry.TryReplace(ref seen, @new))
+            return ExternalResult.Busy;
         ExternalResult result = Bookkeep(actor, mirror: false, gfn, old, @new, new Level(level), shared: true);
         if (result != ExternalResult.Ok)
             Bug(actor, $"a direct entry could not follow its change: {old} to {@new}");
-        return result;
-    }
-
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private ExternalResult SetMirrorAtomic(Actor actor, SpteRef entry, scoped ref Spte seen, Spte @new, ulong gfn, int level)
-    {
-        Spte old = seen;
-        if (!entry.TryFreeze(ref seen))
-            return ExternalResult.Busy;
-        ExternalResult result;
-        if (level == 1 && !old.IsPresent && @new.IsPresent)
-        {
-            // What almost every change of a mirror is: a hole becomes a leaf. Rows 4, 7 and 9 of the bookkeeping, and nothing else of it.
-            if (!@new.HoldsWritableRules)
-                WarnWritable(@new);
-            result = _external!.SetEntry(actor, new Gfn(gfn), old, @new, Level.K4, TablePage.None);
-            if (result == ExternalResult.Ok)
-                Statistics.AddPages(actor, level, 1);
-        }
-        else
-        {
-            result = Bookkeep(actor, mirror: true, gfn, old, @new, new Level(level), shared: true);
-        }
-
-        entry.Thaw(result == ExternalResult.Ok ? @new : old);
         return result;
     }
 

@@ -21,11 +21,15 @@ public sealed class Actor
     {
         _table = table;
         Index = index;
+        SlotOffset = (index + 1) * ActorSlots<int>.SlotBytes;
         Name = name;
     }
 
     /// <summary>Position in its world, 0..<see cref="Max"/> - 1: the index of its slot in every primitive.</summary>
     public int Index { get; }
+
+    /// <summary>Offset of the actor's slot in every <see cref="ActorSlots{T}"/>, in bytes.</summary>
+    internal nint SlotOffset { get; }
 
     /// <summary>Name for people, such as <c>vcpu0</c>.</summary>
     public string Name { get; }
@@ -125,11 +129,16 @@ public sealed class ActorTable
 /// Statistics with one padded row per actor: adding touches only the actor's own cache lines, reading sums over all rows. Sums read while
 /// actors run are approximate; at quiescence they are exact (I49).
 /// </summary>
-public sealed class ActorCounters
+public sealed unsafe class ActorCounters
 {
     private const int WordsPerLine = 16;
+
+    // Pinned; the array keeps the memory alive.
     private readonly long[] _rows;
+    private readonly byte* _base;
     private readonly int _stride;
+    private readonly int _slotsPerRow;
+    private readonly int _counters;
 
     /// <summary>Makes <paramref name="counters"/> counters for every actor of a world.</summary>
     public ActorCounters(int counters)
@@ -137,12 +146,20 @@ public sealed class ActorCounters
         _stride = (counters + WordsPerLine - 1) / WordsPerLine * WordsPerLine;
 
         // One stride in front: index 0 of a managed array shares its line with the array's length.
-        _rows = new long[((Actor.Max + 1) * _stride) + WordsPerLine];
+        _rows = GC.AllocateArray<long>(((Actor.Max + 1) * _stride) + WordsPerLine, pinned: true);
+        _base = (byte*)Unsafe.AsPointer(ref _rows[0]);
+        _slotsPerRow = _stride / WordsPerLine;
+        _counters = counters;
     }
 
     /// <summary>Adds <paramref name="delta"/> to counter <paramref name="counter"/> of the actor. Only the actor's own thread may call it.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void Add(Actor actor, int counter, long delta = 1) => _rows[((actor.Index + 1) * _stride) + counter] += delta;
+    public void Add(Actor actor, int counter, long delta = 1)
+    {
+        if ((uint)counter >= (uint)_counters)
+            throw new ArgumentOutOfRangeException(nameof(counter), counter, "no such counter");
+        Unsafe.AsRef<long>(_base + (actor.SlotOffset * _slotsPerRow) + (counter * sizeof(long))) += delta;
+    }
 
     /// <summary>The counter's value of one actor.</summary>
     public long Of(Actor actor, int counter) => Volatile.Read(ref _rows[((actor.Index + 1) * _stride) + counter]);

@@ -151,10 +151,13 @@ public readonly ref struct AtomicWord
 /// Shared words outside simulated memory that must not move, such as the lock words of a TD's control structure. Each word has a name and,
 /// on request, a cache line of its own.
 /// </summary>
-public sealed class WordBlock : IWordResolver
+public sealed unsafe class WordBlock : IWordResolver
 {
     private const int WordsPerLine = 16; // 128 bytes: the adjacent-line prefetcher pairs 64-byte lines
+
+    // Pinned, so that a word is found by one addition; the array keeps the memory alive.
     private readonly ulong[] _words;
+    private readonly ulong* _first;
     private readonly string[] _names;
     private readonly ulong _owner;
     private readonly int _stride;
@@ -169,14 +172,15 @@ public sealed class WordBlock : IWordResolver
         _names = names;
         _stride = separateLines ? WordsPerLine : 1;
         _words = GC.AllocateArray<ulong>(((names.Length + 1) * _stride) + WordsPerLine, pinned: true);
+        _first = (ulong*)Unsafe.AsPointer(ref _words[WordsPerLine]);
         Hook.AddBlock(this);
     }
 
-    /// <summary>Word <paramref name="index"/>, in the order of the names given.</summary>
+    /// <summary>Word <paramref name="index"/>, in the order of the names given; the index is not checked.</summary>
     public ref ulong this[int index]
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => ref _words[WordsPerLine + (index * _stride)];
+        get => ref _first[index * _stride];
     }
 
     /// <summary>The word as a shared word.</summary>

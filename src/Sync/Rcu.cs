@@ -22,7 +22,7 @@ public sealed class RcuDomain
 {
     private const int AdvanceAt = 64;
     private readonly ActorTable _actors;
-    private readonly ReaderSlot[] _slots = GC.AllocateArray<ReaderSlot>(Actor.Max + 1, pinned: true);
+    private readonly ActorSlots<ReaderSlot> _slots = new();
     private readonly Queue<Callback> _callbacks = new();
     private readonly object _gate = new();
     private readonly ObjectId _id;
@@ -137,7 +137,7 @@ public sealed class RcuDomain
     public void Barrier(Actor actor, [CallerMemberName] string site = "") => Synchronize(actor, site);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ref ReaderSlot SlotOf(Actor actor) => ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(_slots), actor.Index + 1);
+    private ref ReaderSlot SlotOf(Actor actor) => ref _slots[actor];
 
     private void ThrowNotReading(Actor actor) => throw new InvalidOperationException($"{actor} must be inside a read section of {_id}.");
 
@@ -152,9 +152,9 @@ public sealed class RcuDomain
     private bool NoReaderBefore(ulong target)
     {
         int count = _actors.HighWater;
-        for (int i = 1; i <= count; i++)
+        for (int i = 0; i < count; i++)
         {
-            ulong epoch = Volatile.Read(ref _slots[i].Epoch);
+            ulong epoch = Volatile.Read(ref _slots.At(i).Epoch);
             if (epoch != 0 && epoch < target)
                 return false;
         }

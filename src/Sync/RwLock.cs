@@ -27,7 +27,7 @@ public sealed class RwLock
     private const ulong Fenced = 1UL << 32;
     private const int QuietBeforeUnfenced = 8192;
     private readonly ActorTable _actors;
-    private readonly ReaderSlot[] _slots = GC.AllocateArray<ReaderSlot>(Actor.Max + 1, pinned: true);
+    private readonly ActorSlots<ReaderSlot> _slots = new();
     private readonly object _writers = new();
     private readonly ObjectId _id;
 
@@ -157,7 +157,7 @@ public sealed class RwLock
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ref ReaderSlot SlotOf(Actor actor) =>
-        ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(_slots), actor.Index + 1);
+        ref _slots[actor];
 
     private bool NoWriter() => (uint)Volatile.Read(ref Writer) == 0;
 
@@ -260,9 +260,9 @@ public sealed class RwLock
     private bool NoReader()
     {
         int count = _actors.HighWater;
-        for (int i = 1; i <= count; i++)
+        for (int i = 0; i < count; i++)
         {
-            if (Volatile.Read(ref _slots[i].Inside) != 0)
+            if (Volatile.Read(ref _slots.At(i).Inside) != 0)
                 return false;
         }
 

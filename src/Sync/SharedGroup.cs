@@ -13,6 +13,7 @@ namespace Tdp.Sync;
 /// </remarks>
 public static class SharedGroup
 {
+    private const uint FirstThree = 7;
     private const ulong Judged = TryLock.Biased | TryLock.Exclusive | TryLock.HostPriority;
 
     /// <summary>Tries to share three locks; pass a word twice to share fewer. <paramref name="holds"/> goes to <see cref="Release"/>.</summary>
@@ -40,12 +41,27 @@ public static class SharedGroup
         if (Explore.On)
             return false;
         ref HazardTable.Slot cell = ref slot.Cell;
+        ref nuint places = ref cell.First;
+        if (cell.Used != 0)
+            return TryPublishBeside(ref cell, ref first, ref second, ref third, out holds);
+        places = Hook.AddressOf(ref first);
+        Unsafe.Add(ref places, 1) = Hook.AddressOf(ref second);
+        Unsafe.Add(ref places, 2) = Hook.AddressOf(ref third);
+        cell.Used = holds = FirstThree;
+        return true;
+    }
+
+    // The processor holds something already: what VP.ENTER took, for a call made from inside.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool TryPublishBeside(ref HazardTable.Slot cell, ref ulong first, ref ulong second, ref ulong third, out uint holds)
+    {
+        holds = 0;
         uint free = ~cell.Used & HazardTable.AllHolds;
         uint rest = free & (free - 1);
         uint last = rest & (rest - 1);
         if (last == 0)
             return false;
-        ref nuint places = ref cell.All[0];
+        ref nuint places = ref cell.First;
         Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(free)) = Hook.AddressOf(ref first);
         Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(rest)) = Hook.AddressOf(ref second);
         Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(last)) = Hook.AddressOf(ref third);
@@ -64,7 +80,23 @@ public static class SharedGroup
     public static void Release(HazardSlot slot, uint holds)
     {
         ref HazardTable.Slot cell = ref slot.Cell;
-        ref nuint places = ref cell.All[0];
+        ref nuint places = ref cell.First;
+        if (holds == FirstThree)
+        {
+            cell.Used &= ~FirstThree;
+            Volatile.Write(ref places, 0);
+            Volatile.Write(ref Unsafe.Add(ref places, 1), 0);
+            Volatile.Write(ref Unsafe.Add(ref places, 2), 0);
+            return;
+        }
+
+        ReleaseEach(ref cell, holds);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void ReleaseEach(ref HazardTable.Slot cell, uint holds)
+    {
+        ref nuint places = ref cell.First;
         cell.Used &= ~holds;
         for (; holds != 0; holds &= holds - 1)
             Volatile.Write(ref Unsafe.Add(ref places, System.Numerics.BitOperations.TrailingZeroCount(holds)), 0);

@@ -98,6 +98,9 @@ public sealed class HazardTable
 
         [System.Diagnostics.CodeAnalysis.UnscopedRef]
         public Span<nuint> All => _holds;
+
+        [System.Diagnostics.CodeAnalysis.UnscopedRef]
+        public ref nuint First => ref Unsafe.As<HoldArray, nuint>(ref _holds);
     }
 
     [InlineArray(Holds)]
@@ -108,15 +111,19 @@ public sealed class HazardTable
 }
 
 /// <summary>One holder's place in a <see cref="HazardTable"/>. Used by one thread at a time.</summary>
-public sealed class HazardSlot
+public sealed unsafe class HazardSlot
 {
     private readonly HazardTable _table;
     private readonly int _index;
+
+    // The table's slots are pinned, and the table keeps them alive.
+    private readonly HazardTable.Slot* _cell;
 
     internal HazardSlot(HazardTable table, int index)
     {
         _table = table;
         _index = index;
+        _cell = (HazardTable.Slot*)Unsafe.AsPointer(ref table.At(index));
     }
 
     /// <summary>Shared holds that are published now; for checkers, when the holder is at rest.</summary>
@@ -126,13 +133,17 @@ public sealed class HazardSlot
 
     internal HazardTable Table => _table;
 
-    internal ref HazardTable.Slot Cell => ref _table.At(_index);
+    internal ref HazardTable.Slot Cell
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => ref *_cell;
+    }
 
     /// <summary>Publishes an address with a full fence; returns the hold's number, or -1 when all are in use.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal int Publish(nuint address)
     {
-        ref HazardTable.Slot slot = ref _table.At(_index);
+        ref HazardTable.Slot slot = ref *_cell;
         int hold = System.Numerics.BitOperations.TrailingZeroCount(~slot.Used);
         if (hold >= HazardTable.Holds)
             return -1;
@@ -144,7 +155,7 @@ public sealed class HazardSlot
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void Withdraw(int hold)
     {
-        ref HazardTable.Slot slot = ref _table.At(_index);
+        ref HazardTable.Slot slot = ref *_cell;
         Volatile.Write(ref slot.All[hold], 0);
         slot.Used &= ~(1u << hold);
     }

@@ -35,6 +35,31 @@ internal sealed class LpContext
     /// <summary>A VM exit said that a bus lock was preempted; the next TD exit reports it in bit 26 of its reason (tdx-module 4.10).</summary>
     public bool BusLockPreempted { get; set; }
 
+    /// <summary>The TDR that the last call on an open TD named, and that TD: from operand to object without a lookup.</summary>
+    /// <remarks>
+    /// The object may be dead by now and the page another TD's root. Whoever uses it takes the lock of the TDR's page and then looks at the object's own
+    /// state: a TD loses KEYS_CONFIGURED for ever before its TDR can be reclaimed, under that lock held alone.
+    /// </remarks>
+    public ulong LastTdr = ulong.MaxValue;
+
+    /// <summary>See <see cref="LastTdr"/>.</summary>
+    public TdControl? LastTd;
+
+    /// <summary>
+    /// The last walk to a 4 KiB entry on this processor: the TD, the 2 MiB region, the Secure EPT page of that region, and <see cref="TdControl.PathsCut"/> from
+    /// before the walk. While that has not moved, the same walk would end in the same page, so the next page of the region needs none.
+    /// </summary>
+    public TdControl? WalkTd;
+
+    /// <summary>See <see cref="WalkTd"/>.</summary>
+    public ulong WalkRegion;
+
+    /// <summary>See <see cref="WalkTd"/>.</summary>
+    public ulong WalkTable;
+
+    /// <summary>See <see cref="WalkTd"/>.</summary>
+    public ulong WalkPathsCut;
+
     /// <summary>Holds of TDVPR and TDR from VP.ENTER to the exit, when they were taken together; otherwise 0 and the three below.</summary>
     public uint RunGroup;
 
@@ -57,6 +82,10 @@ internal sealed class LpContext
         else
             CountOther(leaf, status);
     }
+
+    /// <summary>One more success of a leaf below <see cref="LeafSlots"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void CountSuccess(int leaf) => _successes[Margin + leaf]++;
 
     public void Collect(Dictionary<(int Leaf, ulong Status), long> into)
     {

@@ -14,10 +14,21 @@ public sealed partial class TdxModule
     /// <returns>The status.</returns>
     public TdxStatus MemPageAug(LogicalProcessor lp, ulong pageInfo, Hpa tdr, Hpa page, out ulong rcx, out ulong rdx)
     {
-        if (MustMarshal(lp))
+        LpContext ctx = _lps[lp.Id];
+        if (_guarded || !lp.VmxOn || ctx.Current is not null)
             return Marshal(lp, TdhLeaf.MEM_PAGE_AUG, pageInfo, tdr.Value, page.Value, out rcx, out rdx);
-        LpContext ctx = Begin(lp);
-        TdxStatus status = PageAug(ctx, pageInfo, tdr.Value, page.Value, out rcx, out rdx);
+        lp.Spend(SimClock.ModuleCallTicks);
+        rcx = rdx = 0;
+        if (!TryAugAtOnce(ctx, pageInfo, tdr.Value, page.Value))
+            return AugInOrderCounted(ctx, pageInfo, tdr.Value, page.Value, out rcx, out rdx);
+        ctx.CountSuccess((int)TdhLeaf.MEM_PAGE_AUG);
+        return TdxStatus.SUCCESS;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private TdxStatus AugInOrderCounted(LpContext ctx, ulong pageInfo, ulong tdr, ulong page, out ulong rcx, out ulong rdx)
+    {
+        TdxStatus status = AugInOrder(ctx, pageInfo, tdr, page, out rcx, out rdx);
         ctx.Count((int)TdhLeaf.MEM_PAGE_AUG, status);
         return status;
     }

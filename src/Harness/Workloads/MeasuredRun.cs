@@ -13,7 +13,7 @@ public readonly record struct Measurement(TimeSpan Elapsed, long Operations, lon
     public double NanosecondsPerOperation(int threads) => Elapsed.TotalNanoseconds * threads / Math.Max(1, Operations);
 }
 
-/// <summary>Runs one body per thread from a common start. Threads exist and have touched their stacks before the clock starts.</summary>
+/// <summary>Runs one body per thread from a common start. Each thread has a processor of its own where there are enough; threads exist and have touched their stacks before the clock starts.</summary>
 public static class MeasuredRun
 {
     /// <summary>Runs the bodies, each as an actor of its own.</summary>
@@ -33,6 +33,7 @@ public static class MeasuredRun
             int thread = i;
             actors[i].Start(actor =>
             {
+                ProcessorBinding.Bind(thread);
                 Interlocked.Increment(ref ready);
                 while (!Volatile.Read(ref go))
                 {

@@ -7,6 +7,7 @@ namespace Tdp.Host;
 public sealed class WordRun
 {
     private readonly Machine _machine;
+    private readonly PhysicalMemory _memory;
     private readonly ulong _base;
     private readonly ulong _frames;
     private bool _isFreed;
@@ -14,6 +15,7 @@ public sealed class WordRun
     private WordRun(Machine machine, ulong start, ulong frames, ulong length)
     {
         _machine = machine;
+        _memory = machine.Memory;
         _base = start;
         _frames = frames;
         Length = length;
@@ -26,7 +28,7 @@ public sealed class WordRun
     public AtomicWord this[ulong index]
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => new(ref _machine.Memory.Word(_base + (index << 3)));
+        get => new(ref _memory.Word(_base + (index << 3)));
     }
 
     /// <summary>A word's value without an event: for checkers and reports.</summary>

@@ -11,22 +11,27 @@ internal sealed class GuestBacking : IGuestBacking
 {
     private readonly Vm _vm;
     private readonly MemoryAttributes? _attributes;
+    private readonly MemslotTable _ordinary;
+    private readonly MemslotTable _smm;
 
     public GuestBacking(Vm vm)
     {
         _vm = vm;
         _attributes = vm.Attributes;
+        _ordinary = vm.SlotsOf(0);
+        _smm = vm.SlotsOf(vm.AddressSpaces - 1);
     }
 
     public FaultResult Resolve(ref Fault fault)
     {
-        Vcpu vcpu = _vm.VcpuOf(fault.Vcpu.Id);
+        MmuVcpu vcpu = fault.Vcpu;
+        LookupCache cache = CacheOf(vcpu);
 
         // Step 1, a frame number with the alias bit, cannot be: Gfn values come from AliasBit.Strip (I11).
-        Memslot? slot = FindSlot(vcpu, fault.Vcpu, fault.Gfn);
+        Memslot? slot = FindSlot(cache, vcpu, fault.Gfn);
 
         // Step 3: the access must name the alias that the attribute says.
-        if (_attributes is not null && fault.IsPrivate != _attributes.IsPrivate(fault.Gfn, ref vcpu.AttributeCache))
+        if (_attributes is not null && fault.IsPrivate != _attributes.IsPrivate(fault.Gfn, ref cache.Attributes))
             return MemoryFault(ref fault);
         if (slot is null)
             return NoSlot(ref fault);
@@ -37,7 +42,7 @@ internal sealed class GuestBacking : IGuestBacking
             return ended;
 
         // Step 7: only to keep away from a contended lock; a miss here is caught under it.
-        Invalidation invalidation = _vm.Mmu.Invalidation;
+        Invalidation invalidation = vcpu.Mmu.Invalidation;
         if (invalidation.MustRetry(fault.Seq, fault.Gfn))
             return FaultResult.Retry;
         FaultResult result = fault.IsPrivate ? FromMemfd(ref fault, slot) : FromHost(ref fault, slot);
@@ -48,7 +53,7 @@ internal sealed class GuestBacking : IGuestBacking
         return invalidation.MustRetry(fault.Seq, fault.Gfn) ? FaultResult.Retry : FaultResult.Continue;
     }
 
-    public MmuSlot? SlotOf(MmuVcpu vcpu, Gfn gfn) => FindSlot(_vm.VcpuOf(vcpu.Id), vcpu, gfn)?.Mmu;
+    public MmuSlot? SlotOf(MmuVcpu vcpu, Gfn gfn) => FindSlot(CacheOf(vcpu), vcpu, gfn)?.Mmu;
 
     public bool IsPrivate(Gfn gfn) => _attributes is not null && _attributes.IsPrivate(gfn);
 
@@ -63,24 +68,35 @@ internal sealed class GuestBacking : IGuestBacking
 
     public ulong SlotGeneration(MmuVcpu vcpu) => _vm.SlotsOf(vcpu.IsSmm ? 1 : 0).Generation;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static LookupCache CacheOf(MmuVcpu vcpu) => vcpu.LookupState is { } state ? Unsafe.As<LookupCache>(state) : NewCache(vcpu);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static LookupCache NewCache(MmuVcpu vcpu)
+    {
+        var cache = new LookupCache();
+        vcpu.LookupState = cache;
+        return cache;
+    }
+
     // The vCPU keeps the slot it used last, good as long as the set it came from is the published one.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private Memslot? FindSlot(Vcpu vcpu, MmuVcpu mmu, Gfn gfn)
+    private Memslot? FindSlot(LookupCache cache, MmuVcpu vcpu, Gfn gfn)
     {
-        MemslotSet set = _vm.SlotsOf(mmu.IsSmm ? 1 : 0).Active;
-        if (ReferenceEquals(set, vcpu.LastSet) && vcpu.LastSlot is { } last && last.Contains(gfn))
+        MemslotSet set = (vcpu.IsSmm ? _smm : _ordinary).Active;
+        if (ReferenceEquals(set, cache.LastSet) && cache.LastSlot is { } last && last.Contains(gfn))
             return last;
-        return FindSlotSlowly(vcpu, set, gfn);
+        return FindSlotSlowly(cache, set, gfn);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static Memslot? FindSlotSlowly(Vcpu vcpu, MemslotSet set, Gfn gfn)
+    private static Memslot? FindSlotSlowly(LookupCache cache, MemslotSet set, Gfn gfn)
     {
         Memslot? slot = set.Find(gfn);
         if (slot is not null)
         {
-            vcpu.LastSet = set;
-            vcpu.LastSlot = slot;
+            cache.LastSet = set;
+            cache.LastSlot = slot;
         }
 
         return slot;

@@ -17,14 +17,14 @@ public sealed class MemoryAttributes
     private const int LeafBits = 15;
     private const int DirectoryBits = 9;
     private const ulong PresentBit = 1;
-    private readonly Machine _machine;
+    private readonly PhysicalMemory _memory;
     private readonly HostFrames _frames;
     private readonly WordRun _top;
     private readonly List<Hpa> _owned = [];
 
     private MemoryAttributes(Machine machine, HostFrames frames, WordRun top)
     {
-        _machine = machine;
+        _memory = machine.Memory;
         _frames = frames;
         _top = top;
     }
@@ -100,7 +100,7 @@ public sealed class MemoryAttributes
                 top.Write(directory);
             }
 
-            AtomicWord entry = _machine.Memory.Entry(new Hpa(directory & Hpa.Mask), (int)(chunk & 511));
+            AtomicWord entry = _memory.Entry(new Hpa(directory & Hpa.Mask), (int)(chunk & 511));
             if (entry.Read() == 0)
             {
                 if (!TryTakeFrame(actor, out ulong leaf))
@@ -146,7 +146,7 @@ public sealed class MemoryAttributes
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private AtomicWord Bitmap(ulong leaf, Gfn gfn) => _machine.Memory.Entry(new Hpa(leaf), (int)(gfn.Value >> 6) & 511);
+    private AtomicWord Bitmap(ulong leaf, Gfn gfn) => _memory.Entry(new Hpa(leaf), (int)(gfn.Value >> 6) & 511);
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private bool IsPrivateSlowly(Gfn gfn, ref Cache cache)
@@ -170,7 +170,7 @@ public sealed class MemoryAttributes
         if (chunk >> DirectoryBits >= _top.Length)
             return 0;
         ulong directory = _top[chunk >> DirectoryBits].Read();
-        return directory == 0 ? 0 : _machine.Memory.Entry(new Hpa(directory & Hpa.Mask), (int)(chunk & 511)).Read() & Hpa.Mask;
+        return directory == 0 ? 0 : _memory.Entry(new Hpa(directory & Hpa.Mask), (int)(chunk & 511)).Read() & Hpa.Mask;
     }
 
     private bool TryTakeFrame(Actor actor, out ulong entry)

@@ -124,7 +124,7 @@ public sealed class TdxGlue : IExternalPageTable
             return AddPage(actor, gfn, page);
         TdxStatus status = _module.MemPageAug(
             _processors.Of(actor), PageInfo.Of(gfn.Gpa, level), _td.Tdr, page, out ulong entry, out ulong state);
-        if (status == TdxStatus.SUCCESS)
+        if (status.Value == 0)
         {
             _counters.Add(actor, (int)GlueCounter.Augmented);
             return ExternalResult.Ok;

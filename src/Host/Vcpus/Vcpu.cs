@@ -118,12 +118,6 @@ public sealed partial class Vcpu
     /// <summary>The processor with which the vCPU is associated, or null. For checkers.</summary>
     public LogicalProcessor? Processor => _associated;
 
-    internal MemslotSet? LastSet { get; set; }
-
-    internal Memslot? LastSlot { get; set; }
-
-    internal MemoryAttributes.Cache AttributeCache;
-
     /// <summary>
     /// KVM_TDX_INIT_VCPU: VP.CREATE, VP.ADDCX for the rest of the TDVPS, VP.INIT. Once, before finalize. The calls run on the processor of the vCPU's own
     /// number if
@@ -295,8 +289,7 @@ public sealed partial class Vcpu
     {
         Mmu.Actor = actor;
         Vm.Mmu.DestroyVcpu(Mmu);
-        LastSet = null;
-        LastSlot = null;
+        Mmu.LookupState = null;
         _loadedRoot = null;
         FreeDirtyLog(actor);
         if (Vm.Td is not { } td)

@@ -101,13 +101,21 @@ public readonly record struct Spte(ulong Value)
     }
 
     /// <summary>True for <see cref="Frozen"/>.</summary>
-    public bool IsFrozen => Value == FrozenValue;
+    public bool IsFrozen
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => Value == FrozenValue;
+    }
 
     /// <summary>The number of the 4 KiB frame in bits 51:12.</summary>
     public ulong Pfn => (Value & AddressMask) >> 12;
 
     /// <summary>The address in bits 51:12: of the child table, or of the memory mapped.</summary>
-    public Hpa Address => new(Value & AddressMask);
+    public Hpa Address
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => new(Value & AddressMask);
+    }
 
     /// <summary>W.</summary>
     public bool IsWritable => (Value & WritableBit) != 0;

@@ -24,15 +24,7 @@ internal ref struct SpteCursor
         _level = root.Level.Value;
         _table = root.Frame.Value;
         _word = ref memory.Word(_table + OffsetOf(rawGfn, _level));
-        Old = new SpteRef(ref _word).Read();
-    }
-
-    private SpteCursor(ref ulong word, ulong table, int level, Spte old)
-    {
-        _word = ref word;
-        _table = table;
-        _level = level;
-        Old = old;
+        Old = new SpteRef(ref _word).Read("AtRoot");
     }
 
     /// <summary>Level of the entry.</summary>
@@ -63,40 +55,27 @@ internal ref struct SpteCursor
     internal readonly bool IsLeaf => Old.IsPresent && (_level == 1 || (Old.Value & Spte.LargeBit) != 0);
 
     /// <summary>
-    /// From the root down to the entry at level <paramref name="goal"/>, by the steps of <see cref="TryStepDown"/> with everything in registers.
+    /// From the root down to the entry at level <paramref name="goal"/>, when every table on the way exists: the steps of <see cref="TryStepDown"/> with everything in
+    /// registers. Free runs only: each entry is read once, as if nothing could happen between the visit and the step.
     /// </summary>
-    /// <returns>The place of the entry, not yet read; or null where the walk stopped above: then <paramref name="stop"/> tells where.</returns>
-    internal static ref ulong Descend(PhysicalMemory memory, Root root, ulong rawGfn, int goal, ref SpteCursor stop)
+    /// <returns>The place of the entry, not yet read; null when the walk ends above.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static ref ulong Descend(PhysicalMemory memory, Root root, ulong rawGfn, int goal)
     {
         int level = root.Level.Value;
         ulong table = root.Frame.Value;
-        ref ulong word = ref memory.Word(table + OffsetOf(rawGfn, level));
-        while (level != goal)
+        while (true)
         {
+            ref ulong word = ref memory.Word(table + OffsetOf(rawGfn, level));
+            if (level == goal)
+                return ref word;
             ulong entry = new AtomicWord(ref word).Read();
             if (!IsTableEntry(entry))
-            {
-                stop = new SpteCursor(ref word, table, level, new Spte(entry));
                 return ref Unsafe.NullRef<ulong>();
-            }
-
-            entry = new AtomicWord(ref word).Read();
-            if (!IsTableEntry(entry))
-            {
-                stop = new SpteCursor(ref Unsafe.NullRef<ulong>(), table, level, new Spte(entry));
-                return ref Unsafe.NullRef<ulong>();
-            }
-
             level--;
             table = entry & Spte.AddressMask;
-            word = ref memory.Word(table + OffsetOf(rawGfn, level));
         }
-
-        return ref word;
     }
-
-    /// <summary>True when the table that the walk was about to enter had gone by the time it was entered.</summary>
-    internal readonly bool IsLost => Unsafe.IsNullRef(ref _word);
 
     /// <summary>One level down towards a page, if the entry (read again) points to a table.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -122,6 +122,13 @@ public struct Fault
         get => (_state & ~BelowMaxMask) == (HasSlotBit | MapWritableBit);
     }
 
+    /// <summary>The slot of a fault that <see cref="IsOrdinary"/>.</summary>
+    internal readonly MmuSlot OrdinarySlot
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => _slot!;
+    }
+
     /// <summary>True when no level above 4K is allowed.</summary>
     internal readonly bool IsLimitedTo4K
     {

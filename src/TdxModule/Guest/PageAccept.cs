@@ -31,7 +31,7 @@ public sealed partial class TdxModule
         }
 
         int level = PageInfo.LevelOf(pageInfo);
-        if (!WalkTo(td, PageInfo.GpaOf(pageInfo), level, out SeptPlace place))
+        if (!(level == 0 ? WalkTo4K(_lps[lp.Id], td, pageInfo, out SeptPlace place) : WalkTo(td, PageInfo.GpaOf(pageInfo), level, out place)))
         {
             status = TdxStatus.PAGE_ALREADY_ACCEPTED | (uint)place.Level;
             if (SeptEntry.IsGuestAccessibleLeaf(place.Entry))

@@ -8,8 +8,13 @@ public sealed partial class TdxModule
     private TdxStatus PageAug(LpContext ctx, ulong pageInfo, ulong tdr, ulong page, out ulong rcx, out ulong rdx)
     {
         rcx = rdx = 0;
-        if (TryAugAtOnce(ctx, pageInfo, tdr, page))
-            return TdxStatus.SUCCESS;
+        return TryAugAtOnce(ctx, pageInfo, tdr, page) ? TdxStatus.SUCCESS : AugInOrder(ctx, pageInfo, tdr, page, out rcx, out rdx);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private TdxStatus AugInOrder(LpContext ctx, ulong pageInfo, ulong tdr, ulong page, out ulong rcx, out ulong rdx)
+    {
+        rcx = rdx = 0;
         TdxStatus status = EnterMem(ctx, tdr, pageInfo, 0, 1, OpStates.Aug, TreeUse.Shared, out MemGate gate);
         if (status.IsError)
             return status;
@@ -38,18 +43,21 @@ public sealed partial class TdxModule
     /// behind the shared holds of TDR, OP_STATE and the tree; the Secure EPT entry then goes from FREE to PENDING in one step, which is where the call
     /// linearizes. Whatever is unusual undoes the page's lock and is left to the ordered way, which names it.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool TryAugAtOnce(LpContext ctx, ulong pageInfo, ulong tdr, ulong page)
     {
         const ulong typeBits = 0xFFUL << 16;
-        if (Explore.On || ((pageInfo | tdr | page) & 0xFFF) != 0 || !_pamt.IsLegal(tdr) || !_pamt.Covers(tdr) || !_pamt.IsLegal(page) || !_pamt.Covers(page))
+        if (Explore.On || ((pageInfo | page) & 0xFFF) != 0 || (tdr != ctx.LastTdr && !FindTd(ctx, tdr)))
             return false;
-        ulong tdrEntry = _pamt.Entry4K(tdr);
-        if (PamtEntry.TypeOf(_pamt.Word(tdrEntry).Read()) != PageType.TDR || _tds.Find(_memory.Record(tdr >> 12).Tag) is not { } td)
+        TdControl td = ctx.LastTd!;
+        ref readonly Pamt.Gib gib = ref _pamt.GibOf(page);
+        if (Unsafe.IsNullRef(in gib))
             return false;
-        ulong pageEntry = _pamt.Entry4K(page);
-        AtomicWord pageWord = _pamt.Word(pageEntry);
+        PhysicalMemory memory = _memory;
+        ulong pageEntry = gib.Entry4K(page);
+        AtomicWord pageWord = new(ref memory.Word(pageEntry));
         ulong free = pageWord.Read();
-        ref ulong tdrLock = ref _memory.Word(tdrEntry);
+        ref ulong tdrLock = ref memory.Word(td.TdrEntry);
         ref ulong opStateLock = ref td.OpStateLock;
         ref ulong treeLock = ref td.SeptTreeLock;
         if ((free & (typeBits | TryLock.Mask)) != 0
@@ -62,14 +70,12 @@ public sealed partial class TdxModule
             return false;
         }
 
-        // Entries above the page: see TryAssignAtOnce. The TDR and the TD's state are judged under the locks.
-        ulong above = _pamt.Above(page);
+        // Entries above the page: see TryAssignAtOnce. The TD's state is judged under the locks (see LpContext.LastTdr).
+        ulong above = new AtomicWord(ref memory.Word(gib.Entry2M(page))).Read() | new AtomicWord(ref memory.Word(gib.Entry1G)).Read();
         bool done = SharedGroup.IsGranted(ref tdrLock, ref opStateLock, ref treeLock)
             && (above & (typeBits | TryLock.Exclusive)) == 0
-            && PamtEntry.TypeOf(_pamt.Word(tdrEntry).PlainRead()) == PageType.TDR
-            && ReferenceEquals(_tds.Find(_memory.Record(tdr >> 12).Tag), td)
             && TdControl.IsOpen(td.State.Read(), OpStates.Aug)
-            && WalkTo(td, pageInfo, 0, out SeptPlace place)
+            && WalkTo4K(ctx, td, pageInfo, out SeptPlace place)
             && (place.Entry & ~SeptEntry.Address) == SeptEntry.Free
             && TryMakePending(ref place, pageEntry, page);
         if (done)

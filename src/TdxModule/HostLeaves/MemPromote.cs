@@ -99,6 +99,7 @@ public sealed partial class TdxModule
                 // BEPOCH of the large entry keeps what an earlier life left (tdx-module 11, quirk 10).
                 _pamt.Lock(large).ReleaseExclusive(PamtEntry.Content(PageType.REG, td.Tdr.Frame, parent.Level));
                 StoreEntry(parent, first);
+                td.CutPath();
                 return TdxStatus.SUCCESS;
             }
         }

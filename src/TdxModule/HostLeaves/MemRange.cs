@@ -35,6 +35,8 @@ public sealed partial class TdxModule
         ulong epoch = EpochWord.Epoch(gate.Td.Epoch.Read());
         _pamt.Bepoch(TargetPamt(place)).Write(epoch);
         StoreEntry(place, blocked);
+        if (state == SeptState.NL_MAPPED)
+            gate.Td.CutPath();
         Leave(ctx, ref gate);
         return TdxStatus.SUCCESS;
     }
@@ -52,6 +54,8 @@ public sealed partial class TdxModule
             return false;
         ulong epoch = EpochWord.Epoch(gate.Td.Epoch.Read());
         _pamt.Bepoch(TargetPamt(place)).Write(epoch);
+        if (!SeptEntry.IsLeaf(place.Entry))
+            gate.Td.CutPath();
         return true;
     }
 

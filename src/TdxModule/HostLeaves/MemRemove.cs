@@ -106,6 +106,7 @@ public sealed partial class TdxModule
         }
 
         StoreEntry(place, SeptEntry.Free);
+        gate.Td.CutPath();
         Release(ctx, gate.Td, page, entry, 0);
         Leave(ctx, ref gate);
         r.Rcx = page;

@@ -31,7 +31,7 @@ public sealed partial class TdxModule
         _entropy ??= new SeedStream(Machine.Seed, "entropy");
         Span<byte> uuid = stackalloc byte[32];
         _entropy.Fill(uuid);
-        var td = new TdControl(new Hpa(tdr), (ushort)hkid, _lps.Length, uuid);
+        var td = new TdControl(new Hpa(tdr), _pamt.Entry4K(tdr), (ushort)hkid, _lps.Length, uuid);
         uint number = _tds.Add(_ => td);
         _kot.Set((int)hkid, HkidState.ASSIGNED);
         KotLock.ReleaseExclusive();

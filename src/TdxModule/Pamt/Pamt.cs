@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace Tdp.Module;
 
 /// <summary>
@@ -27,21 +29,33 @@ internal sealed class Pamt
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool IsLegal(ulong hpa) => (hpa & _illegalHpa) == 0;
 
-    /// <summary>True when the page's GiB is initialised.</summary>
+    /// <summary>True when the page's GiB is initialised; then no KeyID bit is set either.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool Covers(ulong hpa) => hpa >> 30 < (ulong)_gibs.Length && _gibs[hpa >> 30].Base4K != 0;
+    public bool Covers(ulong hpa) => !Unsafe.IsNullRef(in GibOf(hpa));
 
     /// <summary>Address of the 4 KiB entry of a page that is covered.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public ulong Entry4K(ulong hpa) => _gibs[hpa >> 30].Base4K + (((hpa >> 12) & 0x3FFFF) * PamtEntry.Bytes);
+    public ulong Entry4K(ulong hpa) => _gibs[(int)(hpa >> 30)].Entry4K(hpa);
 
     /// <summary>Address of the 2 MiB entry above a page that is covered.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public ulong Entry2M(ulong hpa) => _gibs[hpa >> 30].Base2M + (((hpa >> 21) & 0x1FF) * PamtEntry.Bytes);
+    public ulong Entry2M(ulong hpa) => _gibs[(int)(hpa >> 30)].Entry2M(hpa);
 
     /// <summary>Address of the 1 GiB entry above a page that is covered.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public ulong Entry1G(ulong hpa) => _gibs[hpa >> 30].Entry1G;
+    public ulong Entry1G(ulong hpa) => _gibs[(int)(hpa >> 30)].Entry1G;
+
+    /// <summary>The areas of the page's GiB, or null when it is not initialised: for who needs more than one entry of a page.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ref readonly Gib GibOf(ulong hpa)
+    {
+        ulong gib = hpa >> 30;
+        Gib[] gibs = _gibs;
+        if (gib >= (ulong)gibs.Length)
+            return ref Unsafe.NullRef<Gib>();
+        ref Gib found = ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(gibs), (nint)gib);
+        return ref found.Base4K != 0 ? ref found : ref Unsafe.NullRef<Gib>();
+    }
 
     /// <summary>
     /// The entries above a page, one over the other, for a caller that has locked the page's own entry. The larger one is read first: a 1 GiB page that is
@@ -253,11 +267,18 @@ internal sealed class Pamt
         return Entry4K(hpa);
     }
 
-    private struct Gib
+    /// <summary>Where the entries of one GiB lie.</summary>
+    internal struct Gib
     {
         public ulong Base4K;
         public ulong Base2M;
         public ulong Entry1G;
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public readonly ulong Entry4K(ulong hpa) => Base4K + (((hpa >> 12) & 0x3FFFF) * PamtEntry.Bytes);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public readonly ulong Entry2M(ulong hpa) => Base2M + (((hpa >> 21) & 0x1FF) * PamtEntry.Bytes);
     }
 }
 

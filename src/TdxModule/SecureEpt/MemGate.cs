@@ -61,14 +61,10 @@ public sealed partial class TdxModule
         out MemGate gate)
     {
         gate = default;
-        if (Explore.On || !_pamt.IsLegal(tdr) || (tdr & 0xFFF) != 0 || !_pamt.Covers(tdr))
+        if (Explore.On || (tdr != ctx.LastTdr && !FindTd(ctx, tdr)))
             return false;
-        ulong entry = _pamt.Entry4K(tdr);
-        if (PamtEntry.TypeOf(_pamt.Word(entry).Read()) != PageType.TDR)
-            return false;
-        if (_tds.Find(_memory.Record(tdr >> 12).Tag) is not { } td)
-            return false;
-        ref ulong tdrLock = ref _memory.Word(entry);
+        TdControl td = ctx.LastTd!;
+        ref ulong tdrLock = ref _memory.Word(td.TdrEntry);
         ref ulong treeLock = ref td.OpStateLock;
         if (tree == TreeUse.Shared)
             treeLock = ref td.SeptTreeLock;
@@ -86,11 +82,9 @@ public sealed partial class TdxModule
             return false;
         }
 
-        // The entry is judged again under the lock: it may have stopped being a TDR, or be another TD's by now.
+        // Judged under the lock: the page may have stopped being this TD's root (see LpContext.LastTdr).
         ulong state = td.State.Read();
-        if (PamtEntry.TypeOf(_pamt.Word(entry).PlainRead()) == PageType.TDR
-            && ReferenceEquals(_tds.Find(_memory.Record(tdr >> 12).Tag), td)
-            && TdControl.IsOpen(state, allowed)
+        if (TdControl.IsOpen(state, allowed)
             && PageInfo.IsLegal(pageInfo, minLevel, maxLevel == ToRoot ? td.RootLevel : maxLevel)
             && (pageInfo & td.IllegalGpaBits) == 0)
         {
@@ -107,6 +101,19 @@ public sealed partial class TdxModule
             new TryLock(ref td.SeptTreeLock).ReleaseExclusive();
         SharedGroup.Release(ctx.Slot, holds);
         return false;
+    }
+
+    // What the page's entry says now is only a hint for the next calls on this processor.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool FindTd(LpContext ctx, ulong tdr)
+    {
+        if ((tdr & 0xFFF) != 0 || !_pamt.Covers(tdr) || PamtEntry.TypeOf(_pamt.Word(_pamt.Entry4K(tdr)).Read()) != PageType.TDR)
+            return false;
+        if (_tds.Find(_memory.Record(tdr >> 12).Tag) is not { } td || td.Tdr.Value != tdr)
+            return false;
+        ctx.LastTd = td;
+        ctx.LastTdr = tdr;
+        return true;
     }
 
     private static bool TryTakeTreeAlone(LpContext ctx, TdControl td, ref ulong tdrLock, out uint holds)

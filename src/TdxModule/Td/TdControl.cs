@@ -19,12 +19,13 @@ internal sealed class TdControl : IDisposable
     private readonly WordBlock _settings;
     private readonly long[] _children;
 
-    public TdControl(Hpa tdr, ushort hkid, int processors, ReadOnlySpan<byte> uuid)
+    public TdControl(Hpa tdr, ulong tdrEntry, ushort hkid, int processors, ReadOnlySpan<byte> uuid)
     {
         Tdr = tdr;
+        TdrEntry = tdrEntry;
         Hkid = hkid;
         uuid.CopyTo(Uuid);
-        _words = new WordBlock(tdr.Frame, separateLines: true, "td-state", "op-state", "sept-tree", "epoch-lock", "epoch", "rtmr", "vcpu-counts");
+        _words = new WordBlock(tdr.Frame, separateLines: true, "td-state", "op-state", "sept-tree", "epoch-lock", "epoch", "rtmr", "vcpu-counts", "paths-cut");
         _settings = new WordBlock(tdr.Frame, separateLines: false, "td-ctls", "notify-enables", "hp-lock-timeout", "tee-info-hash", "vm-ctls", "vm-ctls", "vm-ctls", "vm-ctls");
         _children = new long[(processors + 2) * CounterStride];
 
@@ -34,6 +35,9 @@ internal sealed class TdControl : IDisposable
     }
 
     public Hpa Tdr { get; }
+
+    /// <summary>Address of the TDR's PAMT entry, whose lock is the TD's.</summary>
+    public ulong TdrEntry { get; }
 
     public ushort Hkid { get; }
 
@@ -60,6 +64,15 @@ internal sealed class TdControl : IDisposable
 
     /// <summary>NUM_VCPUS 31:0, NUM_ASSOC_VCPUS 63:32.</summary>
     public AtomicWord VcpuCounts => _words.Word(6);
+
+    /// <summary>
+    /// How often an entry above a leaf stopped pointing to a table. Free runs only: it keeps remembered walks honest (<see cref="LpContext.WalkTd"/>).
+    /// </summary>
+    public ulong PathsCut
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => _words.Word(7).Read();
+    }
 
     /// <summary>TD_PARAMS as accepted by MNG.INIT.</summary>
     public TdParameters Parameters { get; set; } = TdParameters.None;
@@ -160,6 +173,13 @@ internal sealed class TdControl : IDisposable
 
     /// <summary>From any processor: the TD can never run or change again.</summary>
     public void SetFatal() => State.Or(1);
+
+    /// <summary>After the store that took a table out of a path, before the table can serve anything else.</summary>
+    public void CutPath()
+    {
+        if (!Explore.On)
+            _words.Word(7).Add(1);
+    }
 
     /// <summary>Adds 4 KiB units to CHLDCNT. Only the processor's own thread; the TDR is held.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -33,17 +33,17 @@ public sealed class MirrorEventTests
             "Read invalidate in MustRetry",
             "Read invalidate in MustRetry",
             "Read rcu in Map",
-            "Read spte(mirror, 512G, gfn 0x0) in Descend",
-            "Read spte(mirror, 512G, gfn 0x0) in Descend",
-            "Read spte(mirror, 1G, gfn 0x100000) in Descend",
-            "Read spte(mirror, 1G, gfn 0x100000) in Descend",
-            "Read spte(mirror, 2M, gfn 0x123400) in Descend",
-            "Read spte(mirror, 2M, gfn 0x123400) in Descend",
-            "Read spte(mirror, 4K, gfn 0x123456) in Map",
-            "Update spte(mirror, 4K, gfn 0x123456) in SetMirrorAtomic: NONPRESENT -> FROZEN", // FP3
+            "Read spte(mirror, 512G, gfn 0x0) in AtRoot",
+            "Read spte(mirror, 512G, gfn 0x0) in TryStepDown",
+            "Read spte(mirror, 1G, gfn 0x100000) in TryStepDown",
+            "Read spte(mirror, 1G, gfn 0x100000) in TryStepDown",
+            "Read spte(mirror, 2M, gfn 0x123400) in TryStepDown",
+            "Read spte(mirror, 2M, gfn 0x123400) in TryStepDown",
+            "Read spte(mirror, 4K, gfn 0x123456) in TryStepDown",
+            "Update spte(mirror, 4K, gfn 0x123456) in SetOrdinaryMirrorLeaf: NONPRESENT -> FROZEN", // FP3
             "TDH.MEM.PAGE.AUG", // FP4
             "TDH.MEM.PAGE.AUG returned",
-            "Write spte(mirror, 4K, gfn 0x123456) in SetMirrorAtomic: FROZEN -> leaf", // FP5
+            "Write spte(mirror, 4K, gfn 0x123456) in SetOrdinaryMirrorLeaf: FROZEN -> leaf", // FP5
             "Read rcu in Map",
             "LockRelease mmu_lock in ResolveSlow", // FP6
         ];
