@@ -63,7 +63,7 @@ public sealed class MemoryAttributes
     {
         ulong chunk = gfn.Value >> LeafBits;
         ulong directory = chunk >> DirectoryBits < _top.Length ? _top.Peek(chunk >> DirectoryBits) : 0;
-        ulong leaf = directory == 0 ? 0 : _machine.Memory.Entry(new Hpa(directory & Hpa.Mask), (int)(chunk & 511)).Peek() & Hpa.Mask;
+        ulong leaf = directory == 0 ? 0 : _memory.Entry(new Hpa(directory & Hpa.Mask), (int)(chunk & 511)).Peek() & Hpa.Mask;
         return leaf != 0 && (Bitmap(leaf, gfn).Peek() & (1UL << ((int)gfn.Value & 63))) != 0;
     }
 

@@ -71,7 +71,7 @@ public sealed partial class TdxModule
         }
 
         // Entries above the page: see TryAssignAtOnce. The TD's state is judged under the locks (see LpContext.LastTdr).
-        ulong above = new AtomicWord(ref memory.Word(gib.Entry2M(page))).Read() | new AtomicWord(ref memory.Word(gib.Entry1G)).Read();
+        ulong above = _pamt.Above(page);
         bool done = SharedGroup.IsGranted(ref tdrLock, ref opStateLock, ref treeLock)
             && (above & (typeBits | TryLock.Exclusive)) == 0
             && TdControl.IsOpen(td.State.Read(), OpStates.Aug)
