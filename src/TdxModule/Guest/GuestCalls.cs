@@ -37,7 +37,7 @@ public sealed partial class TdxModule
         if ((rax & ReservedRax) == 0 && (version == 0 || leaf == TdgLeaf.VM_RD))
             end = ExecuteGuest(ctx, vcpu, leaf, version, ref r, out status);
         if (end == GuestCallEnd.Answered)
-            end = Answer(ctx, vcpu, status, ref r);
+            end = Answer(ctx, vcpu, ref status, ref r);
         else if (end == GuestCallEnd.Again)
             vcpu.HostPrioritySince = null;
         _observer?.GuestCalled(ctx.Lp, leaf, status, end == GuestCallEnd.Exited);
@@ -106,7 +106,7 @@ public sealed partial class TdxModule
 
     // The common end: host priority is hidden from the guest and timed (tdx-module 7.5); RAX, then past the instruction. A call that left the TD has no result
     // and so does not stop the timer.
-    private GuestCallEnd Answer(LpContext ctx, TdVcpu vcpu, TdxStatus status, ref SeamRegisters r)
+    private GuestCallEnd Answer(LpContext ctx, TdVcpu vcpu, ref TdxStatus status, ref SeamRegisters r)
     {
         bool timedOut = false;
         if (status.Class == TdxStatus.OPERAND_BUSY_HOST_PRIORITY)
