@@ -24,6 +24,9 @@ internal sealed class ModuleSequence : SequenceReplay
         _state = new RecordedModuleState(_machine.Machine, _machine.Module);
     }
 
+    /// <summary>The machine that the module runs on, for who wants to prepare it.</summary>
+    public Machine Machine => _machine.Machine;
+
     /// <inheritdoc/>
     public override string Name { get; }
 
