@@ -5,6 +5,7 @@ using Tdp.Harness.Cli;
 using Tdp.Harness.Conformance;
 using Tdp.Harness.Reports;
 using Tdp.Harness.Running;
+using Tdp.Harness.ScenarioFiles;
 using Tdp.Harness.Stress;
 
 namespace Tdp.Harness;
@@ -37,6 +38,13 @@ internal static class Program
             s => StressVerb.Run(s, screen, interruption),
             s => BenchVerb.Run(s, screen, interruption),
             s => InspectVerb.Run(s, screen, interruption),
-            s => ConformanceVerb.Replay(s, screen, interruption));
+            s => ConformanceVerb.Replay(s, screen, interruption),
+            s => s.Verb switch
+            {
+                "check" => ScenarioVerb.Check(s.Files, screen),
+                "run" => ScenarioVerb.Run(s, screen, interruption),
+                "list" => ScenarioVerb.List(s.Json, screen),
+                _ => ScenarioVerb.Show(s.Files[0], screen),
+            });
     }
 }

@@ -40,6 +40,9 @@ public sealed class Actor
     /// </summary>
     public ulong NextFrameName() => ((ulong)(uint)(Index + 1) << 32) | ++_framesNamed;
 
+    /// <summary>The names start anew: for a world that is set up again under the same actors, so that every execution names its frames alike. Not while the actor runs.</summary>
+    public void RestartNames() => _framesNamed = 0;
+
     /// <summary>Runs <paramref name="body"/> as this actor: on an OS thread of its own in a free run, on the scheduler's in an explored one.</summary>
     public void Start(Action<Actor> body)
     {

@@ -10,7 +10,8 @@ namespace Tdp.Harness.Cli;
 
 /// <summary>What the verbs do once their settings are read.</summary>
 internal sealed record Actions(
-    Func<RunSettings, int> Run, Func<StressSettings, int> Stress, Func<BenchSettings, int> Bench, Func<InspectSettings, int> Inspect, Func<ReplaySettings, int> Replay);
+    Func<RunSettings, int> Run, Func<StressSettings, int> Stress, Func<BenchSettings, int> Bench, Func<InspectSettings, int> Inspect, Func<ReplaySettings, int> Replay,
+    Func<ScenarioSettings, int> Scenario);
 
 /// <summary>The command <c>tdpmmu</c>: parsing, help with examples, and one-line errors. Nothing here draws, so a parse error and <c>--help</c> cost only the parser.</summary>
 internal static class CommandLine
@@ -26,7 +27,13 @@ internal static class CommandLine
             "tdpmmu stress --duration 30s --vcpus 4",
             "tdpmmu bench fault-in --root mirror",
             "tdpmmu inspect samples/hello.elf --at exit:10",
+            "tdpmmu scenario run R05 --repeat 1000",
         ],
+        ["scenario"] = ["tdpmmu scenario list", "tdpmmu scenario run R01 R05 --repeat 1000", "tdpmmu scenario check my.scenario"],
+        ["scenario check"] = ["tdpmmu scenario check my.scenario"],
+        ["scenario run"] = ["tdpmmu scenario run R05", "tdpmmu scenario run my.scenario --repeat 10000 --seed 7", "tdpmmu scenario run R01 R02 R03 --json"],
+        ["scenario list"] = ["tdpmmu scenario list"],
+        ["scenario show"] = ["tdpmmu scenario show R05 > my.scenario"],
         ["run"] =
         [
             "tdpmmu run samples/hello.elf",
@@ -76,6 +83,7 @@ internal static class CommandLine
             Verbs.Bench(actions.Bench),
             Verbs.Inspect(actions.Inspect),
             Verbs.Conformance(actions.Replay),
+            Verbs.Scenario(actions.Scenario),
         };
         root.Options.Add(NoColor);
         foreach (Option option in root.Options)
@@ -102,7 +110,8 @@ internal static class CommandLine
     {
         ParseResult? parsed = null;
         Actions Late() => actions(parsed!);
-        RootCommand root = Build(new Actions(s => Late().Run(s), s => Late().Stress(s), s => Late().Bench(s), s => Late().Inspect(s), s => Late().Replay(s)));
+        RootCommand root = Build(new Actions(
+            s => Late().Run(s), s => Late().Stress(s), s => Late().Bench(s), s => Late().Inspect(s), s => Late().Replay(s), s => Late().Scenario(s)));
         parsed = root.Parse(args);
         bool aboutItself = parsed.Action is HelpWithExamples || root.Options.Any(o => o is VersionOption && parsed.GetResult(o) is not null);
         if (!aboutItself && Problem(parsed) is { } problem)
@@ -207,6 +216,12 @@ internal static class CommandLine
             TextWriter output = parseResult.InvocationConfiguration.Output;
             Command command = parseResult.CommandResult.Command;
             string name = command is RootCommand ? "tdpmmu" : command.Name;
+            foreach (Symbol parent in command.Parents)
+            {
+                // Verbs of verbs may share their name with a verb.
+                name = Examples.ContainsKey($"{parent.Name} {name}") ? $"{parent.Name} {name}" : name;
+            }
+
             output.WriteLine("Examples:");
             foreach (string example in Examples.GetValueOrDefault(name, []))
             {

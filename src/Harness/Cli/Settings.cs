@@ -42,3 +42,11 @@ internal sealed record InspectSettings(string Guest, long? ExitNumber, ulong? Gp
 /// <param name="StopAtFirst">End at the first mismatch.</param>
 /// <param name="Json">The report goes to stdout as JSON.</param>
 internal sealed record ReplaySettings(IReadOnlyList<string> Files, bool StopAtFirst, bool Json);
+
+/// <summary>What <c>tdpmmu scenario</c> was asked to do.</summary>
+/// <param name="Verb">check, run, list or show.</param>
+/// <param name="Files">Scenario files, or names of built-in scenarios.</param>
+/// <param name="Seed">The master seed.</param>
+/// <param name="Repeat">How often each is executed.</param>
+/// <param name="Json">The report goes to stdout as JSON.</param>
+internal sealed record ScenarioSettings(string Verb, IReadOnlyList<string> Files, ulong Seed, int Repeat, bool Json);

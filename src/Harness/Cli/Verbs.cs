@@ -116,6 +116,25 @@ internal static class Verbs
         return new Command("conformance", "Compare with recordings of the real thing.") { replay };
     }
 
+    /// <summary>Checks and executes scenario files.</summary>
+    public static Command Scenario(Func<ScenarioSettings, int> act)
+    {
+        Argument<string[]> files = new("FILE") { Description = "Scenario files, or names of built-in scenarios such as R05 (tdpmmu scenario list).", Arity = ArgumentArity.OneOrMore };
+        Argument<string> name = new("NAME") { Description = "The name of a built-in scenario, such as R05." };
+        Option<ulong> seed = Seed();
+        Option<int> repeat = Flags.Number("--repeat", "How often each scenario is executed. How threads meet differs from time to time.", 1, 100_000_000, 20);
+        Option<bool> json = Json("Write the report to stdout as JSON.");
+        Command check = new("check", "Read scenario files and say what is wrong with them: file, line, column, and what is allowed.") { files };
+        check.SetAction(p => act(new ScenarioSettings("check", p.GetValue(files) ?? [], 1, 1, false)));
+        Command run = new("run", "Execute scenarios on real threads and judge the required outcome and the invariants.") { files, seed, repeat, json };
+        run.SetAction(p => act(new ScenarioSettings("run", p.GetValue(files) ?? [], p.GetValue(seed), p.GetValue(repeat), p.GetValue(json))));
+        Command list = new("list", "List the built-in scenarios: the race catalogue.") { json };
+        list.SetAction(p => act(new ScenarioSettings("list", [], 1, 1, p.GetValue(json))));
+        Command show = new("show", "Print the text of a built-in scenario.") { name };
+        show.SetAction(p => act(new ScenarioSettings("show", [p.GetRequiredValue(name)], 1, 1, false)));
+        return new Command("scenario", "Check, execute and list scenario files: small concurrent programs with a required outcome.") { check, run, list, show };
+    }
+
     private static Argument<string> Guest() => new("GUEST.elf") { Description = "A static 64-bit x86 ELF program, such as those in samples/." };
 
     private static Option<int> Vcpus(int otherwise) => Flags.Number("--vcpus", "How many vCPUs.", 1, MaxVcpus, otherwise);

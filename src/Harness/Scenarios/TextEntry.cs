@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 
 namespace Tdp.Harness.Scenarios;
@@ -13,9 +14,10 @@ public static class TextEntry
 
     /// <summary>Performs one request.</summary>
     /// <param name="request">
-    /// <c>fault</c>: one scripted private fault, from the violation to teardown. <c>program</c>, then the lines of a <see cref="StressProgram"/>: runs it.
+    /// <c>fault</c>: one scripted private fault, from the violation to teardown. <c>program</c>, then the lines of a <see cref="StressProgram"/>: runs it. <c>scenario SEED REPEAT FILE</c>, then the
+    /// text of a <see cref="Scenario"/>: executes it that often.
     /// </param>
-    /// <returns>A first line that begins with <c>ok</c> if nothing is wrong; one line per finding otherwise.</returns>
+    /// <returns>For a scenario the text of a <see cref="ScenarioReport"/>; otherwise a first line that begins with <c>ok</c> if nothing is wrong, or one line per finding.</returns>
     /// <exception cref="FormatException">The request is something else.</exception>
     public static string Execute(string request)
     {
@@ -41,7 +43,14 @@ public static class TextEntry
 
                 return report.ToString();
             default:
-                throw new FormatException($"'{verb}' is not a request: fault, or program with the lines of a program");
+                string[] words = verb.Split(' ', 4);
+                if (words is ["scenario", _, _, _] && end >= 0)
+                {
+                    Scenario scenario = Scenario.Parse(request[(end + 1)..], words[3]);
+                    return ScenarioRuns.Execute(scenario, ulong.Parse(words[1], CultureInfo.InvariantCulture), int.Parse(words[2], CultureInfo.InvariantCulture)).Write();
+                }
+
+                throw new FormatException($"'{verb}' is not a request: fault, program with the lines of a program, or scenario SEED REPEAT FILE with its text");
         }
     }
 }

@@ -113,6 +113,7 @@ internal sealed partial class ScenarioReader
             ParameterForm.Attempts => word.Key is "attempts",
             ParameterForm.HostLeaf or ParameterForm.GuestLeaf => word.Key is "leaf",
             ParameterForm.StepName => word.Key is "step",
+            ParameterForm.ActorName => word.Key is "actor",
             _ => Array.IndexOf(StepOperands.Registers, word.Key) >= 0,
         };
     }
@@ -163,6 +164,9 @@ internal sealed partial class ScenarioReader
             case ParameterForm.StepName:
                 (string actor, int number) = StepName(value);
                 return step with { Awaited = actor, AwaitedStep = number };
+            case ParameterForm.ActorName:
+                _actorsNamed.Add(value);
+                return step with { Awaited = value.Text };
             default:
                 return Operand(step, word);
         }

@@ -352,6 +352,14 @@ internal sealed partial class ScenarioReader
             }
         }
 
+        foreach (ScenarioWord word in _actorsNamed)
+        {
+            if (!_actors.Exists(a => string.Equals(a.Name, word.Text, StringComparison.Ordinal)))
+            {
+                Error(word, $"there is no actor '{word.Text}': allowed is {string.Join(", ", _actors.ConvertAll(a => a.Name))}");
+            }
+        }
+
         foreach ((ScenarioWord word, string actor, int step) in _stepsNamed)
         {
             int steps = actor switch

@@ -28,6 +28,7 @@ internal sealed partial class ScenarioReader
     private readonly List<(ScenarioWord Word, int Vm, int Vcpu)> _vcpusNamed = [];
     private readonly List<(ScenarioWord Word, string Actor, int Step)> _stepsNamed = [];
     private readonly List<(ScenarioWord Word, int Vm, int Slot)> _slotsNamed = [];
+    private readonly List<ScenarioWord> _actorsNamed = [];
     private readonly List<(ScenarioWord Word, int Vm, bool NeedsTd)> _vmsNamed = [];
     private string _name = string.Empty;
     private string _about = string.Empty;

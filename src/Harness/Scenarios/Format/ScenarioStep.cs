@@ -114,8 +114,14 @@ public enum StepKind : byte
     /// <summary>Any SEAMCALL.</summary>
     Seamcall,
 
-    /// <summary>An external interrupt for the processor of a vCPU.</summary>
+    /// <summary>An external interrupt for the processor of an actor.</summary>
     Interrupt,
+
+    /// <summary>A signal to the thread of a vCPU.</summary>
+    Signal,
+
+    /// <summary>A vCPU of an ordinary VM enters or leaves SMM.</summary>
+    Smm,
 
     /// <summary>A kick of every vCPU, waiting for all of them.</summary>
     Kick,
@@ -240,7 +246,7 @@ public sealed record ScenarioStep(StepKind Kind)
     /// <summary>RCX, RDX, R8, R9 of a raw call.</summary>
     public IReadOnlyList<ScenarioOperand> Operands { get; init; } = [];
 
-    /// <summary>The actor whose step is waited for.</summary>
+    /// <summary>The actor whose step is waited for, or whose processor is interrupted.</summary>
     public string Awaited { get; init; } = string.Empty;
 
     /// <summary>Number of the awaited step, from 1; 0: the actor's last.</summary>

@@ -38,6 +38,9 @@ internal enum ParameterForm : byte
 
     /// <summary><c>step=A.1</c>.</summary>
     StepName,
+
+    /// <summary><c>actor=A</c>.</summary>
+    ActorName,
 }
 
 /// <summary>One parameter of a step.</summary>
@@ -58,6 +61,7 @@ internal sealed record StepParameter(ParameterForm Form, bool IsRequired, params
         ParameterForm.Attempts => "attempts=N",
         ParameterForm.HostLeaf or ParameterForm.GuestLeaf => "leaf=NAME",
         ParameterForm.Operands => "rcx=V rdx=V r8=V r9=V",
+        ParameterForm.ActorName => "actor=NAME",
         _ => "step=ACTOR.N",
     };
 }
@@ -163,9 +167,11 @@ internal static class StepGrammar
         new(StepKind.AddVcpu, "add-vcpu", StepBy.Any, "KVM_CREATE_VCPU and, in a TD, KVM_TDX_INIT_VCPU.", Errnos),
         new(StepKind.Finalize, "finalize", StepBy.Any, "KVM_TDX_FINALIZE_VM.", Errnos),
         new(StepKind.Seamcall, "seamcall", StepBy.Any, "A SEAMCALL past the host's own code, except VP.ENTER.", "a status of the module", new StepParameter(ParameterForm.HostLeaf, true), Operands),
-        new(StepKind.Interrupt, "interrupt", StepBy.Any, "An external interrupt for the processor of a vCPU.", "ok", new StepParameter(ParameterForm.Vcpu, true)),
+        new(StepKind.Interrupt, "interrupt", StepBy.Any, "An external interrupt for the processor of an actor.", "ok", new StepParameter(ParameterForm.ActorName, true)),
+        new(StepKind.Signal, "signal", StepBy.Any, "A signal to the thread of a vCPU: its KVM_RUN, or its next, returns EINTR.", "ok", new StepParameter(ParameterForm.Vcpu, true)),
+        new(StepKind.Smm, "smm", StepBy.Vcpu, "The vCPU of an ordinary VM enters or leaves SMM: the other address space.", "ok, EINVAL", new StepParameter(ParameterForm.Words, true, StepWords.On, StepWords.Off)),
         new(StepKind.Kick, "kick", StepBy.Any, "Makes every vCPU leave the guest once, and waits.", "ok"),
-        new(StepKind.Await, "await", StepBy.Any, "Waits until a step of another actor has ended; without a number, its last.", "ok", new StepParameter(ParameterForm.StepName, true)),
+        new(StepKind.Await, "await", StepBy.Any, "Waits until a step of another actor has ended; without a number, its last. A 'stay' counts as ended when its guest is inside.", "ok", new StepParameter(ParameterForm.StepName, true)),
         new(StepKind.Destroy, "destroy", StepBy.Any, "Destroys the VM. No vCPU may run; only in 'after' lines.", "ok"),
     ];
 
@@ -229,6 +235,8 @@ internal static class StepGrammar
                 return "leaf=" + ((TdgLeaf)step.Leaf).ToString().Replace('_', '.');
             case ParameterForm.Operands:
                 return StepOperands.Write(step.Operands);
+            case ParameterForm.ActorName:
+                return $"actor={step.Awaited}";
             default:
                 return step.AwaitedStep == 0 ? $"step={step.Awaited}" : string.Create(plain, $"step={step.Awaited}.{step.AwaitedStep}");
         }

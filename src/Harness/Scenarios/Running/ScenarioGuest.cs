@@ -13,6 +13,7 @@ internal sealed class ScenarioGuest : IVmxEngine
 
     private readonly Machine _machine;
     private readonly Func<bool> _othersHaveEnded;
+    private readonly Action _isInside;
     private readonly Actor _actor;
     private readonly int _vcpu;
     private readonly ObjectId _busy;
@@ -26,8 +27,9 @@ internal sealed class ScenarioGuest : IVmxEngine
     private uint _writes;
     private ulong[] _operands = [0, 0, 0, 0];
 
-    public ScenarioGuest(Machine machine, Actor actor, int vcpu, Func<bool> othersHaveEnded)
+    public ScenarioGuest(Machine machine, Actor actor, int vcpu, Func<bool> othersHaveEnded, Action isInside)
     {
+        _isInside = isInside;
         _machine = machine;
         _actor = actor;
         _vcpu = vcpu;
@@ -147,6 +149,12 @@ internal sealed class ScenarioGuest : IVmxEngine
 
     private void Wait(LogicalProcessor lp)
     {
+        if (_offset == 0)
+        {
+            _offset = 1;
+            _isInside();
+        }
+
         if (_othersHaveEnded())
         {
             Abandon(StepResult.Ok);

@@ -13,11 +13,8 @@ public sealed partial class ScenarioWorld
             for (int i = 0; i < declared.Steps.Count; i++)
             {
                 Mark.At(actor, "step");
-                _history.Begun[index][i] = _history.Now();
-                _history.Results[index][i] = Do(declared.Steps[i], actor, declared.Vcpu);
-                _history.Ended[index][i] = _history.Now();
+                Perform(index, i, actor);
                 Mark.At(actor, "step-end");
-                SignalStep(index, i + 1);
             }
         }
         catch (Exception e) when (Hook.Scheduler is null)
@@ -29,6 +26,13 @@ public sealed partial class ScenarioWorld
         {
             SignalStep(index, int.MaxValue);
         }
+    }
+
+    // A guest that stays inside is where it should be: whoever waits for that may go on.
+    private void SignalInside(int index)
+    {
+        int steps = _ended[index].Peek() + 1;
+        SignalStep(index, steps);
     }
 
     private void SignalStep(int index, int steps)
@@ -91,8 +95,13 @@ public sealed partial class ScenarioWorld
 
                 return StepResult.Ok;
             case StepKind.Interrupt:
-                Machine.Processors[state.FirstProcessor + step.Vcpu].PendingInterrupt.Write(0x20);
+                Interrupt(step.Awaited);
                 return StepResult.Ok;
+            case StepKind.Signal:
+                state.Vm.VcpuOf(step.Vcpu).Signal(actor);
+                return StepResult.Ok;
+            case StepKind.Smm:
+                return Smm(state, step, actor, vcpu);
             case StepKind.Await:
                 Await(step, actor);
                 return StepResult.Ok;
@@ -120,6 +129,33 @@ public sealed partial class ScenarioWorld
                 _stepEnded.Until(actor, () => ended.Peek() >= number);
             }
         }
+    }
+
+    private void Interrupt(string actor)
+    {
+        for (int i = 0; i < Scenario.Actors.Count; i++)
+        {
+            if (Scenario.Actors[i].Name == actor)
+            {
+                Kernel.Processors.Of(_bodies[i]).PendingInterrupt.Write(0x20);
+            }
+        }
+    }
+
+    private static StepResult Smm(ScenarioVmState state, ScenarioStep step, Actor actor, int vcpu)
+    {
+        Vcpu target = state.Vm.VcpuOf(vcpu);
+        if (state.Vm.IsTd)
+        {
+            return StepResult.Of(Errno.EINVAL);
+        }
+
+        target.Mutex.Enter(actor);
+        target.Mmu.Actor = actor;
+        state.Vm.Mmu.UnloadRoots(target.Mmu);
+        target.Mmu.IsSmm = step.Has(StepWords.On);
+        target.Mutex.Exit(actor);
+        return StepResult.Ok;
     }
 
     private void EndVm(ScenarioVmState state)

@@ -7,8 +7,8 @@ namespace Tdp.Harness.Scenarios;
 /// <see cref="Finish"/> judges, ends the VMs and leaves the host as it was. The host is booted once; what an execution costs besides its steps is the life of its VMs.
 /// </summary>
 /// <remarks>
-/// Setup and Finish are called by one thread, with no actor running and no scheduler installed. Nothing is ambient: two worlds share nothing. Each execution makes its actors and VMs anew under the
-/// same numbers, so names, seeds and structural identities are the same every time.
+/// Setup and Finish are called by one thread, with no actor running and no scheduler installed. Nothing is ambient: two worlds share nothing. Each execution makes its VMs anew under the
+/// same numbers, and its actors name their frames anew, so names, seeds and structural identities are the same every time.
 /// </remarks>
 public sealed partial class ScenarioWorld : IDisposable
 {
@@ -68,11 +68,26 @@ public sealed partial class ScenarioWorld : IDisposable
     /// <summary>The VMs of the current execution, by number from 0.</summary>
     public Vm VmOf(int index) => _vms[index].Vm;
 
-    /// <summary>The actor of a scenario's actor, for the current execution.</summary>
+    /// <summary>The actor of a scenario's actor. It stays the same over all executions on one host; after a broken or abandoned one there is another.</summary>
     public Actor ActorOf(int index) => _bodies[index];
 
     /// <summary>What an actor does. Runs as that actor, once per execution.</summary>
     public Action<Actor> BodyOf(int index) => actor => Perform(index, actor);
+
+    /// <summary>One step of an actor, as that actor: for a caller that runs the steps of <see cref="BodyOf"/> one by one.</summary>
+    /// <param name="actor">Which actor.</param>
+    /// <param name="step">Which of its steps, from 0.</param>
+    /// <param name="runner">The actor itself.</param>
+    public StepResult Perform(int actor, int step, Actor runner)
+    {
+        ScenarioActor declared = Scenario.Actors[actor];
+        _history.Begun[actor][step] = _history.Now();
+        StepResult result = Do(declared.Steps[step], runner, declared.Vcpu);
+        _history.Results[actor][step] = result;
+        _history.Ended[actor][step] = _history.Now();
+        SignalStep(actor, step + 1 == declared.Steps.Count ? int.MaxValue : step + 1);
+        return result;
+    }
 
     /// <summary>Makes the VMs and does the setup.</summary>
     /// <exception cref="WorldException">The scenario's memory or VMs cannot be made.</exception>
@@ -138,11 +153,17 @@ public sealed partial class ScenarioWorld : IDisposable
         // What was found or leaked would be found again: the next execution starts on a new host.
         if (Machine.Findings.Count > 0 || Machine.Ledger.Leaks.Count > 0)
         {
-            _host.Dispose();
-            _host = Boot();
+            Reboot();
         }
 
         return verdict;
+    }
+
+    /// <summary>Gives up an execution that cannot be finished, because its actors were stopped in the middle: the next one starts on a new host, with new actors.</summary>
+    public void Abandon()
+    {
+        _isSetUp = false;
+        Reboot();
     }
 
     /// <summary>Runs one execution on real threads and judges it.</summary>
@@ -183,6 +204,14 @@ public sealed partial class ScenarioWorld : IDisposable
         return false;
     }
 
+    private void Reboot()
+    {
+        _host.Dispose();
+        _actors.Clear();
+        _vms.Clear();
+        _host = Boot();
+    }
+
     private HostWorld Boot()
     {
         int hosts = 0;
@@ -206,16 +235,22 @@ public sealed partial class ScenarioWorld : IDisposable
         });
     }
 
-    // vCPUs first, so that each stands on the processor of its number; then the threads of the host.
+    // vCPUs first, so that each stands on the processor of its number; then the threads of the host. They stay the same as long as the host does.
     private void MakeActors()
     {
-        foreach (Actor actor in _actors)
+        _vms.Clear();
+        _host.Actor.RestartNames();
+        if (_actors.Count > 0)
         {
-            actor.Retire();
+            for (int i = 0; i < _actors.Count; i++)
+            {
+                _actors[i].RestartNames();
+                Place(_actors[i], i);
+            }
+
+            return;
         }
 
-        _actors.Clear();
-        _vms.Clear();
         int processor = 0;
         for (int vm = 1; vm <= Scenario.Vms.Count; vm++)
         {
@@ -255,11 +290,16 @@ public sealed partial class ScenarioWorld : IDisposable
     private Actor Make(string name, int processor)
     {
         Actor actor = Machine.Actors.Create(name);
+        _actors.Add(actor);
+        Place(actor, processor);
+        return actor;
+    }
+
+    private void Place(Actor actor, int processor)
+    {
         Kernel.Processors.Bind(actor, processor);
         Machine.Processors[processor].Tlb.FlushAll();
         Machine.Processors[processor].PendingInterrupt.Write(-1);
-        _actors.Add(actor);
-        return actor;
     }
 
     private void MakeVm(int index)
@@ -302,7 +342,8 @@ public sealed partial class ScenarioWorld : IDisposable
             }
 
             state.VcpuActors.Add(actor);
-            state.Guests.Add(new ScenarioGuest(Machine, actor, i, OthersHaveEnded));
+            int body = IndexOf(index + 1, i);
+            state.Guests.Add(new ScenarioGuest(Machine, actor, i, OthersHaveEnded, () => SignalInside(body)));
         }
 
         if (vm.Td is { } finalized && !declared.IsUnfinalized)
