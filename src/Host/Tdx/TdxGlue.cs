@@ -66,6 +66,9 @@ public sealed class TdxGlue : IExternalPageTable
     /// <summary>Sum of a counter over all actors; exact at quiescence.</summary>
     public long this[GlueCounter counter] => _counters.Sum((int)counter);
 
+    /// <summary>One actor's share of a counter; exact when asked by that actor.</summary>
+    public long Of(Actor actor, GlueCounter counter) => _counters.Of(actor, (int)counter);
+
     /// <inheritdoc/>
     public ExternalResult SetEntry(Actor actor, Gfn gfn, Spte old, Spte @new, Level level, TablePage child)
     {

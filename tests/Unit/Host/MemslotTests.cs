@@ -140,6 +140,18 @@ public sealed class MemslotTests
     }
 
     [Fact]
+    [Trait("spec", "tdp-mmu 6.5")]
+    public void A_deletion_may_keep_the_flags_of_the_creation_and_names_no_file()
+    {
+        using HostBed bed = HostBed.Td();
+        Assert.Equal(Errno.None, bed.Vm.Memory.SetUserMemoryRegion(bed.Actor, bed.Ram with { MemorySize = 0, Memfd = null }));
+        Assert.Empty(bed.Vm.SlotsOf(0).Active.Slots);
+        Assert.Equal(Errno.None, bed.Vm.Memory.SetUserMemoryRegion(bed.Actor, bed.Ram));
+        Assert.Equal(Errno.None, bed.Vm.Memory.SetUserMemoryRegion(bed.Actor, bed.Ram with { MemorySize = 0 }));
+        bed.TearDown();
+    }
+
+    [Fact]
     [Trait("spec", "tdp-mmu 6.12")]
     public void A_deleted_slot_frees_its_range_of_the_file_for_another_slot()
     {

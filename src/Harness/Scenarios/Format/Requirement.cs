@@ -183,7 +183,7 @@ internal static class RequirementGrammar
         new(SubjectKind.Direct, "direct", "gfn=RANGE", ["none", "leaf", "4K", "2M", "1G", "mmio"], "The direct entries of the range over all roots that are valid."),
         new(SubjectKind.Attribute, "attribute", "gfn=RANGE", ["private", "shared", "mixed"], "The attributes of the range."),
         new(SubjectKind.Mixed, "mixed", "gfn=GFN level=2M|1G", ["yes", "no"], "The MIXED flag of the huge range around the frame."),
-        new(SubjectKind.Dirty, "dirty", "slot=N gfn=RANGE", ["yes", "no", "some"], "The dirty bitmap of the slot."),
+        new(SubjectKind.Dirty, "dirty", "slot=N gfn=RANGE", ["yes", "no", "some"], "What is recorded of the range: in the slot's dirty bitmap, or in an answer of get-log."),
         new(SubjectKind.Count, "count", "NAME", [], "A counter of the MMU: pages4k, pages2m, pages1g, tables, fixed, spurious, retries, emulated, zapped, flushes, warnings."),
         new(SubjectKind.Vm, "alive", "[vm=N]", ["yes", "no"], "Whether the VM is alive."),
         new(SubjectKind.Slot, "slot", "slot=N", ["there", "absent"], "Whether the memslot is there."),

@@ -63,6 +63,12 @@ public sealed record ScenarioVm(VmKind Kind)
     /// <summary>The host's EPT has no A/D bits (ordinary VM).</summary>
     public bool HasNoAd { get; init; }
 
+    /// <summary>No page-modification log: dirty logging write-protects (ordinary VM).</summary>
+    public bool HasNoPml { get; init; }
+
+    /// <summary>Dirty logging does not split huge leaves when it begins (ordinary VM).</summary>
+    public bool HasNoEagerSplit { get; init; }
+
     /// <summary>KVM_X86_QUIRK_SLOT_ZAP_ALL is off (ordinary VM).</summary>
     public bool HasNoQuirk { get; init; }
 

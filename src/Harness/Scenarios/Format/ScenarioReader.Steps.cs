@@ -5,7 +5,7 @@ namespace Tdp.Harness.Scenarios;
 /// <content>Steps and their parameters, after <see cref="StepGrammar"/>.</content>
 internal sealed partial class ScenarioReader
 {
-    private ScenarioStep? ReadStep(List<ScenarioWord> words, int at, int vm, int vcpu, bool isAfter)
+    private ScenarioStep? ReadStep(List<ScenarioWord> words, int at, int vm, int vcpu, bool isAfter, bool isActor)
     {
         if (at >= words.Count)
         {
@@ -29,6 +29,12 @@ internal sealed partial class ScenarioReader
         if (shape.Kind is StepKind.Destroy && !isAfter)
         {
             Error(name, "'destroy' is allowed in 'after' lines only: no vCPU may run any more");
+            return null;
+        }
+
+        if (shape.Kind is StepKind.Stay && !isActor)
+        {
+            Error(name, "'stay' is allowed in 'actor' lines only: nobody would kick the guest out");
             return null;
         }
 
@@ -146,7 +152,7 @@ internal sealed partial class ScenarioReader
 
                 return step with { Level = level };
             case ParameterForm.Attempts:
-                return step with { Attempts = (int)Number(value, 1, 1000) };
+                return step with { Attempts = (int)Number(value, 1, 1_000_000) };
             case ParameterForm.HostLeaf:
                 if (!Leaves.TryHost(value.Text, out TdhLeaf host) || host is TdhLeaf.VP_ENTER)
                 {

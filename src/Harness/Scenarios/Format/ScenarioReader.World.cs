@@ -5,7 +5,7 @@ namespace Tdp.Harness.Scenarios;
 /// <content>VMs, slots, actors and their steps.</content>
 internal sealed partial class ScenarioReader
 {
-    private const string VmWords = "five-level, unfinalized, nx, no-ad, no-quirk, ve=on, ve=off, vcpus=N";
+    private const string VmWords = "five-level, unfinalized, nx, no-ad, no-quirk, no-pml, no-eager-split, ve=on, ve=off, vcpus=N";
     private const string SlotWords = "gfn=RANGE, memfd, huge, log, readonly, absent, private, shared, smm, vm=N";
 
     private void VmLine(List<ScenarioWord> words)
@@ -42,6 +42,12 @@ internal sealed partial class ScenarioReader
                 case "no-quirk" when !isTd:
                     vm = vm with { HasNoQuirk = true };
                     break;
+                case "no-pml" when !isTd:
+                    vm = vm with { HasNoPml = true };
+                    break;
+                case "no-eager-split" when !isTd:
+                    vm = vm with { HasNoEagerSplit = true };
+                    break;
                 case "ve=on" or "ve=off" when isTd:
                     vm = vm with { SeptVeDisable = word.Text is "ve=off" };
                     break;
@@ -55,7 +61,7 @@ internal sealed partial class ScenarioReader
                     string hint = word.Text switch
                     {
                         "unfinalized" or "ve=on" or "ve=off" => " (a td only)",
-                        "no-ad" or "no-quirk" => " (a default VM only)",
+                        "no-ad" or "no-quirk" or "no-pml" or "no-eager-split" => " (a default VM only)",
                         _ => string.Empty,
                     };
                     Error(word, $"'{word.Text}' is not allowed here{hint}: allowed is {VmWords}");
@@ -167,7 +173,7 @@ internal sealed partial class ScenarioReader
             at++;
         }
 
-        if (ReadStep(words, at, vm, vcpu, isAfter: ReferenceEquals(into, _after)) is { } step)
+        if (ReadStep(words, at, vm, vcpu, isAfter: ReferenceEquals(into, _after), isActor: false) is { } step)
         {
             into.Add(new ScenarioSingle(new ScenarioActor(string.Empty, vm, vcpu, []).Role, vm, vcpu, step));
         }
@@ -214,7 +220,7 @@ internal sealed partial class ScenarioReader
             return;
         }
 
-        if (ReadStep(words, at, actor.Vm, actor.Vcpu, isAfter: false) is { } step)
+        if (ReadStep(words, at, actor.Vm, actor.Vcpu, isAfter: false, isActor: true) is { } step)
         {
             actor.Steps.Add(step);
         }

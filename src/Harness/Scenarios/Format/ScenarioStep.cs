@@ -69,6 +69,12 @@ public enum StepKind : byte
     /// <summary>Switches dirty logging of a memslot.</summary>
     LogSlot,
 
+    /// <summary>KVM_GET_DIRTY_LOG.</summary>
+    GetLog,
+
+    /// <summary>KVM_CLEAR_DIRTY_LOG.</summary>
+    ClearLog,
+
     /// <summary>kvm_tdp_mmu_unmap_gfn_range, as an operation of its own.</summary>
     Unmap,
 

@@ -101,6 +101,7 @@ internal static class ScenarioWriter
         text.Append(CultureInfo.InvariantCulture, $" vcpus={vm.Vcpus}");
         text.Append(vm.IsFiveLevel ? " five-level" : string.Empty).Append(vm.IsUnfinalized ? " unfinalized" : string.Empty).Append(vm.HasNx ? " nx" : string.Empty);
         text.Append(vm.HasNoAd ? " no-ad" : string.Empty).Append(vm.HasNoQuirk ? " no-quirk" : string.Empty);
+        text.Append(vm.HasNoPml ? " no-pml" : string.Empty).Append(vm.HasNoEagerSplit ? " no-eager-split" : string.Empty);
         text.Append(vm.SeptVeDisable is { } disable ? disable ? " ve=off" : " ve=on" : string.Empty);
         return text.ToString();
     }

@@ -152,6 +152,8 @@ internal static class StepGrammar
         new(StepKind.DeleteSlot, "delete-slot", StepBy.Any, "Deletes a memslot.", Errnos, Slot),
         new(StepKind.MoveSlot, "move-slot", StepBy.Any, "Moves a memslot; the range must have its length.", Errnos, Slot, Gfn),
         new(StepKind.LogSlot, "log-slot", StepBy.Any, "Switches dirty logging of a memslot.", Errnos, Slot, new StepParameter(ParameterForm.Words, true, StepWords.On, StepWords.Off)),
+        new(StepKind.GetLog, "get-log", StepBy.Any, "KVM_GET_DIRTY_LOG; what it answers counts as recorded for the subject 'dirty'.", Errnos, Slot),
+        new(StepKind.ClearLog, "clear-log", StepBy.Any, "KVM_CLEAR_DIRTY_LOG of the words of 64 pages that hold the range.", Errnos, Slot, Gfn),
         new(StepKind.Unmap, "unmap", StepBy.Any, "Unmaps and flushes a range in every root of an alias, under mmu_lock write, without an invalidation.", "ok", Gfn, new StepParameter(ParameterForm.Words, true, StepWords.Private, StepWords.Shared, StepWords.Both)),
         new(StepKind.ZapLeafs, "zap-leafs", StepBy.Any, "kvm_zap_gfn_range: every valid root. Not for a TD, where it destroys private memory.", "ok", Gfn),
         new(StepKind.FastZap, "fast-zap", StepBy.Any, "Invalidates the direct roots and zaps them.", "ok"),

@@ -4,6 +4,7 @@ namespace Tdp.Harness.Scenarios;
 internal sealed class ScenarioVmState
 {
     private readonly Dictionary<int, SlotState> _slots = [];
+    private readonly Dictionary<int, ulong[]> _harvests = [];
 
     public ScenarioVmState(Vm vm, int firstProcessor)
     {
@@ -42,6 +43,9 @@ internal sealed class ScenarioVmState
 
     /// <summary>The slots by number.</summary>
     public IReadOnlyDictionary<int, SlotState> Slots => _slots;
+
+    /// <summary>The pages of a slot that a harvest of its dirty log has named, one bit each.</summary>
+    public ulong[] HarvestOf(int slot) => _harvests.TryGetValue(slot, out ulong[]? words) ? words : _harvests[slot] = new ulong[(_slots[slot].Declared.Range.Pages + 63) >> 6];
 
     /// <summary>True when it has been destroyed.</summary>
     public bool IsDestroyed { get; private set; }

@@ -24,6 +24,14 @@ public sealed partial class ScenarioWorld
                 UserMemoryRegion region = state.Slots[step.Slot].Region;
                 MemslotFlags flags = step.Has(StepWords.On) ? region.Flags | MemslotFlags.LogDirtyPages : region.Flags & ~MemslotFlags.LogDirtyPages;
                 return StepResult.Of(vm.Memory.SetUserMemoryRegion(actor, region with { Flags = flags }));
+            case StepKind.GetLog:
+                return GetLog(state, step, actor);
+            case StepKind.ClearLog:
+                ulong first = (step.Range.Start - state.Slots[step.Slot].Declared.Range.Start) & ~63UL;
+                ulong pages = Math.Min((step.Range.Pages + 63 + 63) & ~63UL, state.Slots[step.Slot].Declared.Range.Pages - Math.Min(first, state.Slots[step.Slot].Declared.Range.Pages));
+                ulong[] all = new ulong[(pages + 63) >> 6];
+                Array.Fill(all, ulong.MaxValue);
+                return StepResult.Of(vm.DirtyLog.Clear(actor, state.Slots[step.Slot].Region.Id, first, (uint)pages, all));
             case StepKind.CloseFile:
                 if (state.Slots[step.Slot].File is not { } closed)
                 {
@@ -35,6 +43,22 @@ public sealed partial class ScenarioWorld
             default:
                 return state.SlotAt(step.Range.Start) is { } slot ? OfSlot(state, slot, step, actor) : StepResult.Of(Errno.EINVAL);
         }
+    }
+
+    // A harvest is one answer of the ioctl; the scenario keeps the union of them.
+    private static StepResult GetLog(ScenarioVmState state, ScenarioStep step, Actor actor)
+    {
+        ulong[] harvest = state.HarvestOf(step.Slot);
+        ulong[] words = new ulong[harvest.Length];
+        Errno errno = state.Vm.DirtyLog.Get(actor, state.Slots[step.Slot].Region.Id, words);
+        long pages = 0;
+        for (int i = 0; i < words.Length && errno == Errno.None; i++)
+        {
+            harvest[i] |= words[i];
+            pages += System.Numerics.BitOperations.PopCount(words[i]);
+        }
+
+        return StepResult.Of(errno) with { Detail = errno == Errno.None ? $"{pages} pages" : null };
     }
 
     private static StepResult OfSlot(ScenarioVmState state, ScenarioVmState.SlotState slot, ScenarioStep step, Actor actor)

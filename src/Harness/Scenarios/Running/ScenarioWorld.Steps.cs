@@ -72,9 +72,37 @@ public sealed partial class ScenarioWorld
         return single.Step.Kind is StepKind.Map ? Do(single.Step, StateOf(single.Step.Vm).VcpuActors[0], 0) : Do(single.Step, _host.Actor, -1);
     }
 
+    // What an operation removes, its own actor removes: so it can be judged however many others run.
     private StepResult Do(ScenarioStep step, Actor actor, int vcpu)
     {
         ScenarioVmState state = StateOf(step.Vm);
+        long before = RemovedBy(state, actor);
+        StepResult result = Do(state, step, actor, vcpu);
+        long removed = RemovedBy(state, actor) - before;
+        ulong most = step.Kind switch
+        {
+            StepKind.Convert or StepKind.MapGpa when step.To is Alias.Shared => step.Range.Pages,
+            StepKind.PunchHole or StepKind.Poison => step.Range.Pages,
+            StepKind.Unmap when !step.Has(StepWords.Shared) => step.Range.Pages,
+            StepKind.DeleteSlot or StepKind.MoveSlot or StepKind.CloseFile => state.Slots[step.Slot].Declared.Range.Pages,
+            StepKind.Read or StepKind.Write or StepKind.Fetch or StepKind.Accept when step.Has(StepWords.Convert) => step.Range.Pages,
+            StepKind.Destroy or StepKind.Seamcall => ulong.MaxValue,
+            _ => 0,
+        };
+        if ((ulong)removed > most)
+        {
+            string rule = step.Kind is StepKind.Convert or StepKind.MapGpa ? "I59" : step.Kind is StepKind.Notify or StepKind.Discard or StepKind.Migrate or StepKind.Protect or StepKind.FastZap or StepKind.ZapAll
+                or StepKind.ZapLeafs ? "I60" : "I44";
+            Machine.Findings.Add(rule, $"'{step}' removed {removed} private pages{(most == 0 ? string.Empty : $", at most {most} are in its range")}");
+        }
+
+        return result;
+    }
+
+    private static long RemovedBy(ScenarioVmState state, Actor actor) => state.Vm.Glue?.Of(actor, TdxGlue.GlueCounter.Removed) ?? 0;
+
+    private StepResult Do(ScenarioVmState state, ScenarioStep step, Actor actor, int vcpu)
+    {
         switch (step.Kind)
         {
             case StepKind.Read or StepKind.Write or StepKind.Fetch or StepKind.Accept or StepKind.MapGpa or StepKind.Tdcall or StepKind.Stay:
@@ -158,14 +186,19 @@ public sealed partial class ScenarioWorld
         return StepResult.Ok;
     }
 
+    // The end of a TD needs a processor of every package, and each of its vCPUs' own.
     private void EndVm(ScenarioVmState state)
     {
-        foreach (Actor actor in state.VcpuActors)
+        foreach (Actor actor in _actors)
         {
             Kernel.Processors.Unbind(actor);
         }
 
         state.Destroy(_host.Actor);
+        for (int i = 0; i < _actors.Count; i++)
+        {
+            Place(_actors[i], i);
+        }
     }
 
     private StepResult RunGuest(ScenarioVmState state, ScenarioStep step, Actor actor, int vcpu)

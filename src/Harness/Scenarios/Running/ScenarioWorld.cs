@@ -113,6 +113,17 @@ public sealed partial class ScenarioWorld : IDisposable
             MakeVm(i);
         }
 
+        // A TD needs its vCPUs' processors for itself once: its key is configured on every package.
+        for (int i = 0; i < _actors.Count; i++)
+        {
+            Place(_actors[i], i);
+        }
+
+        for (int i = 0; i < Scenario.Vms.Count; i++)
+        {
+            MakeVcpus(i);
+        }
+
         Watch();
         for (int i = 0; i < Scenario.Init.Count; i++)
         {
@@ -245,19 +256,17 @@ public sealed partial class ScenarioWorld : IDisposable
             for (int i = 0; i < _actors.Count; i++)
             {
                 _actors[i].RestartNames();
-                Place(_actors[i], i);
             }
 
             return;
         }
 
-        int processor = 0;
         for (int vm = 1; vm <= Scenario.Vms.Count; vm++)
         {
             for (int vcpu = 0; vcpu < Scenario.Vms[vm - 1].Vcpus; vcpu++)
             {
                 int index = IndexOf(vm, vcpu);
-                Actor actor = Make(index < 0 ? $"vm{vm}.vcpu{vcpu}" : Scenario.Actors[index].Name, processor++);
+                Actor actor = Make(index < 0 ? $"vm{vm}.vcpu{vcpu}" : Scenario.Actors[index].Name);
                 if (index >= 0)
                 {
                     _bodies[index] = actor;
@@ -269,7 +278,7 @@ public sealed partial class ScenarioWorld : IDisposable
         {
             if (Scenario.Actors[i].Vcpu < 0)
             {
-                _bodies[i] = Make(Scenario.Actors[i].Name, processor++);
+                _bodies[i] = Make(Scenario.Actors[i].Name);
             }
         }
     }
@@ -287,11 +296,10 @@ public sealed partial class ScenarioWorld : IDisposable
         return -1;
     }
 
-    private Actor Make(string name, int processor)
+    private Actor Make(string name)
     {
         Actor actor = Machine.Actors.Create(name);
         _actors.Add(actor);
-        Place(actor, processor);
         return actor;
     }
 
@@ -314,6 +322,8 @@ public sealed partial class ScenarioWorld : IDisposable
                 NxHugePages = declared.HasNx,
                 AdEnabled = !declared.HasNoAd,
                 SlotZapAllQuirk = !declared.HasNoQuirk,
+                PageModificationLog = !declared.HasNoPml,
+                EagerPageSplit = !declared.HasNoEagerSplit,
             }, out Vm? vm),
             "creating the VM");
         int firstProcessor = 0;
@@ -331,6 +341,14 @@ public sealed partial class ScenarioWorld : IDisposable
         }
 
         MapMemory(state, index + 1);
+    }
+
+    private void MakeVcpus(int index)
+    {
+        ScenarioVm declared = Scenario.Vms[index];
+        ScenarioVmState state = _vms[index];
+        Vm vm = state.Vm;
+        int firstProcessor = state.FirstProcessor;
         for (int i = 0; i < declared.Vcpus; i++)
         {
             Actor actor = _actors[firstProcessor + i];
@@ -348,7 +366,7 @@ public sealed partial class ScenarioWorld : IDisposable
 
         if (vm.Td is { } finalized && !declared.IsUnfinalized)
         {
-            TdWorld.Require(finalized.Complete(director), "finalizing the TD");
+            TdWorld.Require(finalized.Complete(_host.Actor), "finalizing the TD");
         }
     }
 

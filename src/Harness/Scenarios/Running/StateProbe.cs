@@ -34,17 +34,16 @@ internal sealed class StateProbe(ScenarioWorld world, ScenarioVmState state)
     /// <summary>yes, no or some.</summary>
     public string Dirty(int id, GfnRange range)
     {
-        if (state.Live(id) is not { DirtyBitmap: { } bitmap } slot)
-        {
-            return "no";
-        }
-
+        WordRun? bitmap = state.Live(id)?.DirtyBitmap;
+        ulong[] harvest = state.HarvestOf(id);
+        Gfn start = state.Slots[id].Declared.Range.Start;
         bool any = false;
         bool all = true;
         for (Gfn gfn = range.Start; gfn < range.End; gfn += 1)
         {
-            ulong page = gfn - slot.BaseGfn;
-            bool set = slot.Contains(gfn) && (bitmap[page >> 6].PlainRead() & (1UL << (int)(page & 63))) != 0;
+            ulong page = gfn - start;
+            bool isInside = gfn >= start && page >> 6 < (ulong)harvest.Length;
+            bool set = isInside && (((bitmap is not null && page >> 6 < bitmap.Length ? bitmap[page >> 6].Peek() : 0) | harvest[page >> 6]) & (1UL << (int)(page & 63))) != 0;
             any |= set;
             all &= set;
         }
