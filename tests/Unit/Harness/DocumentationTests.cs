@@ -1,6 +1,8 @@
 using System.IO;
 using System.Text.RegularExpressions;
 using Tdp.Harness.Invariants;
+using Tdp.Harness.ScenarioFiles;
+using Tdp.Harness.Scenarios;
 using Tdp.Tests.Unit.House;
 
 namespace Tdp.Tests.Unit.Harness;
@@ -16,6 +18,24 @@ public sealed class DocumentationTests
         int start = text.IndexOf("| Rule |", StringComparison.Ordinal);
         int end = text.IndexOf("\n\n", start, StringComparison.Ordinal);
         Assert.Equal(Catalogue.ToMarkdown(), text[start..(end < 0 ? text.Length : end + 1)]);
+    }
+
+    [Fact]
+    public void The_tables_of_the_scenario_document_are_the_grammar()
+    {
+        string text = File.ReadAllText(Repository.Path("docs", "scenarios.md"));
+        string[] steps = [.. StepGrammar.All.Select(s => $"| `{s.Pattern.Replace("|", "\\|", StringComparison.Ordinal)}` | {(s.By is StepBy.Vcpu ? "vCPU" : "any")} | {s.Sentence} | {s.Results} |")];
+        Assert.Contains("| --- | --- | --- | --- |\n" + string.Join('\n', steps) + "\n\n", text, StringComparison.Ordinal);
+        string[] subjects = [.. RequirementGrammar.All.Select(s => $"| `{(s.Name + " " + s.Pattern).Trim().Replace("|", "\\|", StringComparison.Ordinal)}` | {(s.IsCount ? "a number" : string.Join(", ", s.Values))} | {s.Sentence} |")];
+        Assert.Contains("without a number the actor's last |\n" + string.Join('\n', subjects) + "\n\n", text, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void The_example_of_the_scenario_document_is_the_built_in_one()
+    {
+        string text = File.ReadAllText(Repository.Path("docs", "scenarios.md"));
+        string indented = string.Concat(BuiltInScenarios.Text("R05")!.TrimEnd('\n').Split('\n').Select(l => "    " + l + "\n"));
+        Assert.Contains(indented, text, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -53,7 +53,7 @@ internal sealed record StepParameter(ParameterForm Form, bool IsRequired, params
     public string Pattern => Form switch
     {
         ParameterForm.Range => "gfn=RANGE",
-        ParameterForm.Words => string.Join('|', Array.ConvertAll(Words, StepGrammar.WordText)),
+        ParameterForm.Words => string.Join('|', Array.ConvertAll(Array.FindAll(Words, w => w is not StepWords.None), StepGrammar.WordText)),
         ParameterForm.To => "to=shared|private",
         ParameterForm.Slot => "slot=N",
         ParameterForm.Vcpu => "vcpu=N",
@@ -162,7 +162,7 @@ internal static class StepGrammar
         new(StepKind.TestAge, "test-age", StepBy.Any, "Tests Accessed of shared pages.", "yes, no", Gfn),
         new(StepKind.WriteProtect, "write-protect", StepBy.Any, "Write-protects the leaves of a memslot and flushes.", "yes, no", Slot),
         new(StepKind.ClearDirty, "clear-dirty", StepBy.Any, "Clears Dirty of the leaves of a memslot and flushes.", "ok", Slot),
-        new(StepKind.Split, "split", StepBy.Any, "Splits the huge leaves of a memslot down to a level (4K).", "ok, enomem", Slot, new StepParameter(ParameterForm.Level, false)),
+        new(StepKind.Split, "split", StepBy.Any, "Splits the huge leaves of a memslot down to a level (4K).", "ok, ENOMEM", Slot, new StepParameter(ParameterForm.Level, false)),
         new(StepKind.Recover, "recover", StepBy.Any, "Maps a memslot huge again where nothing forbids it.", "ok", Slot),
         new(StepKind.RecoverNx, "recover-nx", StepBy.Any, "NX recovery of the oldest table that an executable 4K page forced.", "yes, no"),
         new(StepKind.InitRegion, "init-region", StepBy.Any, "KVM_TDX_INIT_MEM_REGION with pages that carry their frame number.", Errnos, Gfn, new StepParameter(ParameterForm.Words, false, StepWords.None, StepWords.Measured)),
