@@ -35,7 +35,7 @@ internal static class Program
         Screen screen = new(Console.Out, Console.Error, parsed.GetValue(CommandLine.NoColor));
         return new Actions(
             s => RunVerb.Run(s, screen, interruption),
-            s => StressVerb.Run(s, screen, interruption),
+            s => s.Module ? ModuleStressVerb.Run(s, screen, interruption) : StressVerb.Run(s, screen, interruption),
             s => BenchVerb.Run(s, screen, interruption),
             s => InspectVerb.Run(s, screen, interruption),
             s => ConformanceVerb.Replay(s, screen, interruption),

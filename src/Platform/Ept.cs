@@ -107,7 +107,10 @@ public readonly record struct EptWalk
 /// </remarks>
 public static class EptWalker
 {
-    /// <summary>Translates one address.</summary>
+    // A shared EPT is the host's: it may point anywhere. Where no memory answers the bus reads ones, which no legal entry is; a page there is refused the same way.
+    private const ulong AllOnes = ulong.MaxValue;
+
+    /// <summary>Translates one address. Whatever the tables contain, only memory of this machine is read.</summary>
     /// <param name="memory">The machine's memory.</param>
     /// <param name="pointer">EPT pointer: root, walk length, A/D switch.</param>
     /// <param name="gpa">Guest physical address, with its alias bit.</param>
@@ -119,6 +122,9 @@ public static class EptWalker
         ulong table = EptPointer.RootOf(pointer).Value;
         bool accessedDirty = (pointer & EptPointer.AccessedDirty) != 0;
         ulong rights = EptEntry.Rwx;
+        ulong top = memory.Top;
+        if (table >= top)
+            return Stop(EptOutcome.Misconfiguration, AllOnes, level, 0);
         while (true)
         {
             AtomicWord word = memory.Entry(new Hpa(table), level.IndexOf(gpa.Value >> 12));
@@ -130,6 +136,8 @@ public static class EptWalker
             {
                 table = entry & Hpa.Mask;
                 level = level.Down;
+                if (table >= top)
+                    return Stop(EptOutcome.Misconfiguration, AllOnes, level, 0);
                 continue;
             }
 
@@ -153,6 +161,8 @@ public static class EptWalker
                 }
 
                 ulong offset = gpa.Value & (level.Bytes - 1);
+                if (((entry & Hpa.Mask) | (level.Bytes - 1)) >= top)
+                    return Stop(EptOutcome.Misconfiguration, entry, level, granted);
                 return new EptWalk
                 {
                     Outcome = EptOutcome.Ok,
@@ -169,6 +179,8 @@ public static class EptWalker
             rights = granted;
             table = entry & Hpa.Mask;
             level = level.Down;
+            if (table >= top)
+                return Stop(EptOutcome.Misconfiguration, AllOnes, level, 0);
         }
     }
 

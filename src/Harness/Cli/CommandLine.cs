@@ -45,6 +45,8 @@ internal static class CommandLine
         [
             "tdpmmu stress --duration 60s --vcpus 4 --seed 1",
             "tdpmmu stress --iterations 100000 --seed 0x2a --json",
+            "tdpmmu stress --module --iterations 1000000",
+            "tdpmmu stress --module --seed 1 --round 7",
         ],
         ["bench"] = ["tdpmmu bench fault-in"],
         ["fault-in"] =

@@ -48,6 +48,15 @@ internal static class Flags
             return read;
         });
 
+    /// <summary>A number from 0 up, or not given.</summary>
+    public static Option<long?> Whole(string name, string description)
+        => Make(name, "N", description, "a number from 0 up", default(long?), (string text, out long? value) =>
+        {
+            bool read = long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long number);
+            value = number;
+            return read;
+        });
+
     /// <summary>One word out of a few, or not given.</summary>
     public static Option<string?> Choice(string name, string description, params string[] words)
         => Make(name, string.Join('|', words), description, string.Join(" or ", words), default(string?), (string text, out string? value) =>

@@ -17,7 +17,9 @@ internal sealed record RunSettings(string Guest, int Vcpus, ulong Memory, bool O
 /// <param name="Vcpus">How many faulting threads.</param>
 /// <param name="Seed">The master seed of programs and injections.</param>
 /// <param name="Json">The report goes to stdout as JSON.</param>
-internal sealed record StressSettings(TimeSpan? Duration, long? Iterations, int Vcpus, ulong Seed, bool Json);
+/// <param name="Module">The TDX module alone is stressed, with any value in any register.</param>
+/// <param name="Round">Only this round of the module's stress, or <see langword="null"/>.</param>
+internal sealed record StressSettings(TimeSpan? Duration, long? Iterations, int Vcpus, ulong Seed, bool Json, bool Module = false, long? Round = null);
 
 /// <summary>What <c>tdpmmu bench fault-in</c> was asked to measure.</summary>
 /// <param name="Pages">Pages that one thread faults in.</param>

@@ -40,9 +40,11 @@ internal static class Verbs
         Option<int> vcpus = Vcpus(2);
         Option<ulong> seed = Seed();
         Option<bool> json = Json("Write the report to stdout as JSON.");
-        Command command = new("stress", "Run generated fault, zap, conversion, notifier and slot programs on real threads and check the invariants.")
+        Option<bool> module = Flags.Switch("--module", "Stress the TDX module alone: any value in any register of any leaf, host and guest side, on two processors.");
+        Option<long?> round = Flags.Whole("--round", "With --module: only this round, as a finding names it.");
+        Command command = new("stress", "Run generated fault, zap, conversion, notifier and slot programs on real threads and check the invariants; or, with --module, garbage for the TDX module.")
         {
-            duration, iterations, vcpus, seed, json,
+            duration, iterations, vcpus, seed, json, module, round,
         };
         command.Validators.Add(result =>
         {
@@ -50,12 +52,22 @@ internal static class Verbs
             {
                 result.AddError("--duration and --iterations: allowed is one of them");
             }
+
+            if (result.GetValue(module) && result.GetResult(vcpus) is { Implicit: false })
+            {
+                result.AddError("--module and --vcpus: allowed is one of them; the module is stressed on two processors");
+            }
+
+            if (!result.GetValue(module) && result.GetResult(round) is { Implicit: false })
+            {
+                result.AddError("--round: allowed is with --module");
+            }
         });
         command.SetAction(p =>
         {
             long? count = p.GetValue(iterations);
             TimeSpan? time = p.GetValue(duration);
-            return act(new StressSettings(count is null ? time ?? TimeSpan.FromSeconds(10) : time, count, p.GetValue(vcpus), p.GetValue(seed), p.GetValue(json)));
+            return act(new StressSettings(count is null ? time ?? TimeSpan.FromSeconds(10) : time, count, p.GetValue(vcpus), p.GetValue(seed), p.GetValue(json), p.GetValue(module), p.GetValue(round)));
         });
         return command;
     }

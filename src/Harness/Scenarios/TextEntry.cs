@@ -15,7 +15,7 @@ public static class TextEntry
     /// <summary>Performs one request.</summary>
     /// <param name="request">
     /// <c>fault</c>: one scripted private fault, from the violation to teardown. <c>program</c>, then the lines of a <see cref="StressProgram"/>: runs it. <c>scenario SEED REPEAT FILE</c>, then the
-    /// text of a <see cref="Scenario"/>: executes it that often.
+    /// text of a <see cref="Scenario"/>: executes it that often. <c>module-fuzz</c>, then seed and number of rounds: garbage for the module, until the first finding.
     /// </param>
     /// <returns>For a scenario the text of a <see cref="ScenarioReport"/>; otherwise a first line that begins with <c>ok</c> if nothing is wrong, or one line per finding.</returns>
     /// <exception cref="FormatException">The request is something else.</exception>
@@ -42,6 +42,8 @@ public static class TextEntry
                 }
 
                 return report.ToString();
+            case "module-fuzz" when end >= 0:
+                return Fuzz(request[(end + 1)..]);
             default:
                 string[] words = verb.Split(' ', 4);
                 if (words is ["scenario", _, _, _] && end >= 0)
@@ -50,7 +52,23 @@ public static class TextEntry
                     return ScenarioRuns.Execute(scenario, ulong.Parse(words[1], CultureInfo.InvariantCulture), int.Parse(words[2], CultureInfo.InvariantCulture)).Write();
                 }
 
-                throw new FormatException($"'{verb}' is not a request: fault, program with the lines of a program, or scenario SEED REPEAT FILE with its text");
+                throw new FormatException($"'{verb}' is not a request: fault, program with the lines of a program, module-fuzz with seed and rounds, or scenario SEED REPEAT FILE with its text");
         }
+    }
+
+    private static string Fuzz(string argument)
+    {
+        string[] words = argument.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        ulong seed = ulong.Parse(words[0], CultureInfo.InvariantCulture);
+        long rounds = long.Parse(words[1], CultureInfo.InvariantCulture);
+        for (long number = 0; number < rounds; number++)
+        {
+            FuzzRound round = new(seed, number);
+            round.Run(FuzzRound.Steps, static () => false);
+            foreach (FuzzFinding finding in round.Found)
+                return $"{finding.Rule}: round {number}, step {finding.Step}: {finding.Text}";
+        }
+
+        return "ok";
     }
 }

@@ -99,7 +99,11 @@ public sealed partial class TdxModule
         }
 
         Span<byte> report = stackalloc byte[ReportBytes];
-        BuildReport(td, _memory.Bytes(new Hpa(dataAt), 64), report);
+        Span<byte> data = stackalloc byte[64];
+        data.Clear();
+        if (!IsLost(td, vcpu.Vmcs.State[Gpr.Rdx], dataAt))
+            _memory.Bytes(new Hpa(dataAt), data.Length).CopyTo(data);
+        BuildReport(td, data, report);
 
         // Only now is it looked at where the report goes.
         if (!IsLegalGuest(td, target))
@@ -109,13 +113,22 @@ public sealed partial class TdxModule
         }
 
         GuestCallEnd end = Reach(ctx, vcpu, target, write: true, ref r, out ulong targetAt);
-        if (end == GuestCallEnd.Answered)
+        if (end == GuestCallEnd.Answered && !IsLost(td, target, targetAt))
         {
             report.CopyTo(_memory.Bytes(new Hpa(targetAt), ReportBytes));
             Machine.Ledger.ContentChanged(new Hpa(targetAt & ~0xFFFUL));
         }
 
         return end;
+    }
+
+    // A host that maps a page of the module as shared memory: with the host's key it reads as zeros, and what is written poisons it.
+    private bool IsLost(TdControl td, ulong gpa, ulong address)
+    {
+        if ((gpa & td.AliasBit.GpaMask) == 0 || !IsPrivatePage(address))
+            return false;
+        Poison(address, "TDG.MR.REPORT through the shared EPT");
+        return true;
     }
 
     private static bool IsLegalGuest(TdControl td, ulong gpa) => gpa >> 52 == 0 && (gpa & td.IllegalGpaBits & ~td.AliasBit.GpaMask) == 0;

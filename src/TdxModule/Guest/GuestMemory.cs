@@ -42,8 +42,9 @@ public sealed partial class TdxModule
         EptWalk walk = EptWalker.Walk(_memory, vmcs.SharedEptp, new Gpa(gpa), access);
         if (walk.Outcome == EptOutcome.Ok)
         {
+            // The shared EPT is the host's and may lead where no memory is: no page, no operand.
             address = walk.Address.Value;
-            return GuestCallEnd.Answered;
+            return _memory.Exists(walk.Address) ? GuestCallEnd.Answered : ExitReach(ctx, ref r, ExitReason.EptMisconfiguration, 0, 0, gpa);
         }
 
         if (walk.IsConvertible && !vmcs.VeInfo!.IsValid)

@@ -28,6 +28,9 @@ public sealed class CommandLineTests : IDisposable
     [InlineData("stress --duration 3", "--duration 3: allowed is a duration above 0, such as 500ms, 30s, 5m, 1h")]
     [InlineData("stress --duration 3s --iterations 9", "--duration and --iterations: allowed is one of them")]
     [InlineData("stress --iterations 0", "--iterations 0: allowed is a number above 0")]
+    [InlineData("stress --module --vcpus 2", "--module and --vcpus: allowed is one of them; the module is stressed on two processors")]
+    [InlineData("stress --round 3", "--round: allowed is with --module")]
+    [InlineData("stress --module --round -1", "--round -1: allowed is a number from 0 up")]
     [InlineData("bench", "no verb given for 'bench': allowed is fault-in")]
     [InlineData("bench zap", "unknown verb 'zap' for 'bench': allowed is fault-in")]
     [InlineData("bench fault-in --order backwards", "--order backwards: allowed is seq or random or overlap")]
@@ -65,6 +68,14 @@ public sealed class CommandLineTests : IDisposable
         Assert.Equal(0, Execute("stress").Code);
         Assert.Equal(0, Execute("stress --iterations 500 --vcpus 3").Code);
         Assert.Equal([new StressSettings(TimeSpan.FromSeconds(10), null, 2, 1, false), new StressSettings(null, 500, 3, 1, false)], _seen.Cast<StressSettings>());
+    }
+
+    [Fact]
+    public void Stress_of_the_module_reads_its_round()
+    {
+        Assert.Equal(0, Execute("stress --module --iterations 1000000").Code);
+        Assert.Equal(0, Execute("stress --module --seed 7 --round 12").Code);
+        Assert.Equal([new StressSettings(null, 1_000_000, 2, 1, false, true), new StressSettings(TimeSpan.FromSeconds(10), null, 2, 7, false, true, 12)], _seen.Cast<StressSettings>());
     }
 
     [Fact]

@@ -54,6 +54,22 @@ public sealed class EptWalkerTests : IDisposable
         Assert.Equal(1UL, walk.Qualification(AccessKind.Read));
     }
 
+    [Theory]
+    [InlineData(Table | 0x000F_FFFF_FFFF_F000, 2)]
+    [InlineData(Table | 0x0000_0001_0000_0000, 2)]
+    [InlineData(Table | EptEntry.Accessed | 0x0008_0000_0000_0000, 2)]
+    [InlineData(LeafRwx | 0x000F_FFFF_FFFF_F000, 1)]
+    [InlineData(LeafRwx | EptEntry.Large | 0x0000_0000_C000_0000, 2)]
+    public void An_entry_that_leads_where_no_memory_is_is_a_misconfiguration(ulong entry, int level)
+    {
+        ulong pointer = Map(0x5000, entry, new Level(level));
+        Assert.Equal(EptOutcome.Misconfiguration, EptWalker.Walk(_machine.Memory, pointer, new Gpa(0x5000), AccessKind.Read).Outcome);
+    }
+
+    [Fact]
+    public void A_pointer_that_leads_where_no_memory_is_is_a_misconfiguration() =>
+        Assert.Equal(EptOutcome.Misconfiguration, EptWalker.Walk(_machine.Memory, 0x000F_0000_0000_001E, new Gpa(0x5000), AccessKind.Read).Outcome);
+
     [Fact]
     public void Rights_are_those_that_every_level_grants()
     {

@@ -3,7 +3,7 @@ namespace Tdp.Module;
 // TDG.* (tdx-module 1.7, 5.10, 8, 9).
 public static partial class LeafCatalogue
 {
-    private static LeafOperand Zero => new("zero", Gpr.Rcx, OperandKind.Number, "must be 0") { Default = 0 };
+    private static LeafOperand Zero => new("zero", Gpr.Rcx, LeafOperandKind.Number, "must be 0") { Default = 0 };
 
     private static LeafStatus[] ZeroRcx => [Is(TdxStatus.OPERAND_INVALID | OperandId.RCX, "RCX is not 0")];
 
@@ -13,7 +13,7 @@ public static partial class LeafCatalogue
             TdgLeaf.VP_VMCALL,
             "leaves the TD and shows the host the registers of a mask",
             [
-                new LeafOperand("mask", Gpr.Rcx, OperandKind.Word, "registers that pass: bit n is general register n, bit 16 + n is XMM n"),
+                new LeafOperand("mask", Gpr.Rcx, LeafOperandKind.Word, "registers that pass: bit n is general register n, bit 16 + n is XMM n"),
                 Passed("r10", Gpr.R10), Passed("r11", Gpr.R11), Passed("r12", Gpr.R12), Passed("r13", Gpr.R13), Passed("r14", Gpr.R14), Passed("r15", Gpr.R15),
             ],
             None,
@@ -34,8 +34,8 @@ public static partial class LeafCatalogue
             TdgLeaf.MR_RTMR_EXTEND,
             "extends a run-time measurement register",
             [
-                new LeafOperand("gpa", Gpr.Rcx, OperandKind.Gpa, "48 bytes of private memory, aligned to 64"),
-                new LeafOperand("index", Gpr.Rdx, OperandKind.Number, "the register, 0..3"),
+                new LeafOperand("gpa", Gpr.Rcx, LeafOperandKind.Gpa, "48 bytes of private memory, aligned to 64"),
+                new LeafOperand("index", Gpr.Rdx, LeafOperandKind.Number, "the register, 0..3"),
             ],
             None,
             Ok,
@@ -59,8 +59,8 @@ public static partial class LeafCatalogue
             TdgLeaf.MR_REPORT,
             "writes a TDREPORT",
             [
-                new LeafOperand("report", Gpr.Rcx, OperandKind.Gpa, "1024 bytes, aligned to 1024"), new LeafOperand("data", Gpr.Rdx, OperandKind.Gpa, "64 bytes of report data, aligned to 64"),
-                new LeafOperand("subtype", Gpr.R8, OperandKind.Number, "must be 0") { Default = 0 },
+                new LeafOperand("report", Gpr.Rcx, LeafOperandKind.Gpa, "1024 bytes, aligned to 1024"), new LeafOperand("data", Gpr.Rdx, LeafOperandKind.Gpa, "64 bytes of report data, aligned to 64"),
+                new LeafOperand("subtype", Gpr.R8, LeafOperandKind.Number, "must be 0") { Default = 0 },
             ],
             None,
             Ok,
@@ -73,7 +73,7 @@ public static partial class LeafCatalogue
         Guest(
             TdgLeaf.VP_CPUIDVE_SET,
             "makes every CPUID a #VE",
-            [new LeafOperand("levels", Gpr.Rcx, OperandKind.Number, "bit 0 at CPL 0, bit 1 at CPL 1 to 3")],
+            [new LeafOperand("levels", Gpr.Rcx, LeafOperandKind.Number, "bit 0 at CPL 0, bit 1 at CPL 1 to 3")],
             None,
             Ok,
             [Is(TdxStatus.OPERAND_INVALID | OperandId.RCX, "another bit is set")]),
@@ -97,7 +97,7 @@ public static partial class LeafCatalogue
         Guest(
             TdgLeaf.MR_VERIFYREPORT,
             "checks the MAC of a report of this machine",
-            [new LeafOperand("gpa", Gpr.Rcx, OperandKind.Gpa, "REPORTMACSTRUCT in private memory, aligned to 256")],
+            [new LeafOperand("gpa", Gpr.Rcx, LeafOperandKind.Gpa, "REPORTMACSTRUCT in private memory, aligned to 256")],
             None,
             Ok,
             [
@@ -108,7 +108,7 @@ public static partial class LeafCatalogue
         Guest(
             TdgLeaf.MEM_PAGE_ATTR_RD,
             "reads size and attributes of a mapping",
-            [new LeafOperand("gpa", Gpr.Rcx, OperandKind.Gpa, "private guest physical address")],
+            [new LeafOperand("gpa", Gpr.Rcx, LeafOperandKind.Gpa, "private guest physical address")],
             [new LeafResult("mapping", Gpr.Rcx, ResultKind.Word, "its address, level in 2:0, pending in 62"), new LeafResult("attributes", Gpr.Rdx, ResultKind.Word, "16 bits per VM")],
             Ok,
             [
@@ -119,8 +119,8 @@ public static partial class LeafCatalogue
             TdgLeaf.MEM_PAGE_ATTR_WR,
             "writes attributes of L2 VMs",
             [
-                Gpa(), Level(0, 2), new LeafOperand("attributes", Gpr.Rdx, OperandKind.Word, "16 bits per VM; none can be set without L2 VMs") { Default = 0 },
-                new LeafOperand("mask", Gpr.R8, OperandKind.Word, "bits to write, and flags") { Default = 0 },
+                Gpa(), Level(0, 2), new LeafOperand("attributes", Gpr.Rdx, LeafOperandKind.Word, "16 bits per VM; none can be set without L2 VMs") { Default = 0 },
+                new LeafOperand("mask", Gpr.R8, LeafOperandKind.Word, "bits to write, and flags") { Default = 0 },
             ],
             None,
             Ok,
@@ -133,5 +133,5 @@ public static partial class LeafCatalogue
             ]),
     ];
 
-    private static LeafOperand Passed(string name, Gpr register) => new(name, register, OperandKind.Word, $"{name.ToUpperInvariant()}, if the mask passes it") { Default = 0 };
+    private static LeafOperand Passed(string name, Gpr register) => new(name, register, LeafOperandKind.Word, $"{name.ToUpperInvariant()}, if the mask passes it") { Default = 0 };
 }

@@ -36,7 +36,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.MNG_CREATE,
             "makes a TD",
-            [Free("tdr", Gpr.Rcx, "free page that becomes the TD's root page"), new LeafOperand("hkid", Gpr.Rdx, OperandKind.Hkid, "a free private KeyID")],
+            [Free("tdr", Gpr.Rcx, "free page that becomes the TD's root page"), new LeafOperand("hkid", Gpr.Rdx, LeafOperandKind.Hkid, "a free private KeyID")],
             None,
             Ok,
             [Is(TdxStatus.OPERAND_INVALID | OperandId.RDX, "not a private KeyID")],
@@ -71,7 +71,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.MNG_INIT,
             "initialises a TD from its parameters",
-            [Tdr(Gpr.Rcx), new LeafOperand("params", Gpr.Rdx, OperandKind.HostMemory, "TD_PARAMS: 1024 bytes, aligned to 1024")],
+            [Tdr(Gpr.Rcx), new LeafOperand("params", Gpr.Rdx, LeafOperandKind.HostMemory, "TD_PARAMS: 1024 bytes, aligned to 1024")],
             None,
             Ok,
             TdGate(OperandId.RCX, sharesOpState: false),
@@ -128,7 +128,7 @@ public static partial class LeafCatalogue
                 Is(TdxStatus.OPERAND_BUSY | OperandId.KOT, "the key ownership table is in use"),
                 Is(TdxStatus.WBCACHE_NOT_COMPLETE, "a package has not written its caches back"),
             ]),
-        Host(TdhLeaf.MNG_KEY_RECLAIMID, "does nothing; kept for old hosts", [new LeafOperand("tdr", Gpr.Rcx, OperandKind.Tdr, "ignored") { Default = 0 }], None, Ok),
+        Host(TdhLeaf.MNG_KEY_RECLAIMID, "does nothing; kept for old hosts", [new LeafOperand("tdr", Gpr.Rcx, LeafOperandKind.Tdr, "ignored") { Default = 0 }], None, Ok),
     ];
 
     private static LeafDescription[] VcpuLeaves() =>
@@ -154,8 +154,8 @@ public static partial class LeafCatalogue
             TdhLeaf.VP_INIT,
             "initialises a vCPU and associates it with this processor",
             [
-                Tdvpr(Gpr.Rcx), new LeafOperand("rcx_in", Gpr.Rdx, OperandKind.Word, "what the guest finds in RCX and R8") { Default = 0 },
-                new LeafOperand("x2apic", Gpr.R8, OperandKind.Number, "x2APIC id") { Default = 0, Version = 1 },
+                Tdvpr(Gpr.Rcx), new LeafOperand("rcx_in", Gpr.Rdx, LeafOperandKind.Word, "what the guest finds in RCX and R8") { Default = 0 },
+                new LeafOperand("x2apic", Gpr.R8, LeafOperandKind.Number, "x2APIC id") { Default = 0, Version = 1 },
             ],
             None,
             Ok,
@@ -169,15 +169,16 @@ public static partial class LeafCatalogue
             TdhLeaf.VP_ENTER,
             "runs a vCPU on this processor until the guest leaves its TD",
             [
-                new LeafOperand("vcpu", Gpr.Rcx, OperandKind.Tdvpr, "root page of the vCPU (TDVPR)") { Bits = "51:12" },
-                new LeafOperand("hint", Gpr.Rcx, OperandKind.Flag, "host recoverability hint, after a trap-like exit") { Bits = "52", Shift = 52, Default = 0 },
-                new LeafOperand("resume_l1", Gpr.Rcx, OperandKind.Flag, "after an exit of an L2 VM") { Bits = "53", Shift = 53, Default = 0 },
+                new LeafOperand("vcpu", Gpr.Rcx, LeafOperandKind.Tdvpr, "root page of the vCPU (TDVPR)") { Bits = "51:12" },
+                new LeafOperand("hint", Gpr.Rcx, LeafOperandKind.Flag, "host recoverability hint, after a trap-like exit") { Bits = "52", Shift = 52, Default = 0 },
+                new LeafOperand("resume_l1", Gpr.Rcx, LeafOperandKind.Flag, "after an exit of an L2 VM") { Bits = "53", Shift = 53, Default = 0 },
             ],
             None,
             [
                 Class(TdxStatus.SUCCESS, "the guest was entered, or a TD exit whose reason is in bits 31:0"),
                 Class(TdxStatus.NON_RECOVERABLE_VCPU, "the vCPU can never run again (triple fault)"),
                 Class(TdxStatus.NON_RECOVERABLE_TD, "the TD is dead: an exit that a production TD cannot have"),
+                Class(TdxStatus.NON_RECOVERABLE_TD_NON_ACCESSIBLE, "the TD is dead and its memory must not be touched: machine check"),
                 Class(TdxStatus.HOST_PRIORITY_BUSY_TIMEOUT, "the guest lost a lock to the host for too long"),
             ],
             VcpuGate(OperandId.RCX),
@@ -227,7 +228,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.SYS_INIT,
             "starts the module; once, on any processor",
-            [new LeafOperand("attributes", Gpr.Rcx, OperandKind.Number, "must be 0") { Default = 0 }],
+            [new LeafOperand("attributes", Gpr.Rcx, LeafOperandKind.Number, "must be 0") { Default = 0 }],
             None,
             Ok,
             [
@@ -250,10 +251,10 @@ public static partial class LeafCatalogue
             TdhLeaf.SYS_INFO,
             "writes TDSYSINFO and the list of convertible memory",
             [
-                new LeafOperand("info", Gpr.Rcx, OperandKind.HostMemory, "buffer of 1024 bytes, aligned to 1024"),
-                new LeafOperand("bytes", Gpr.Rdx, OperandKind.Number, "its size") { Default = 1024 },
-                new LeafOperand("cmrs", Gpr.R8, OperandKind.HostMemory, "buffer of 32 entries, aligned to 512"),
-                new LeafOperand("entries", Gpr.R9, OperandKind.Number, "its size") { Default = 32 },
+                new LeafOperand("info", Gpr.Rcx, LeafOperandKind.HostMemory, "buffer of 1024 bytes, aligned to 1024"),
+                new LeafOperand("bytes", Gpr.Rdx, LeafOperandKind.Number, "its size") { Default = 1024 },
+                new LeafOperand("cmrs", Gpr.R8, LeafOperandKind.HostMemory, "buffer of 32 entries, aligned to 512"),
+                new LeafOperand("entries", Gpr.R9, LeafOperandKind.Number, "its size") { Default = 32 },
             ],
             [new LeafResult("bytes", Gpr.Rdx, ResultKind.Number, "bytes written"), new LeafResult("entries", Gpr.R9, ResultKind.Number, "entries written")],
             Ok,
@@ -276,8 +277,8 @@ public static partial class LeafCatalogue
             TdhLeaf.SYS_CONFIG,
             "gives the module its TDMRs, their PAMT and a KeyID",
             [
-                new LeafOperand("array", Gpr.Rcx, OperandKind.HostMemory, "addresses of the TDMR_INFO structures, aligned to 512"),
-                new LeafOperand("count", Gpr.Rdx, OperandKind.Number, "how many, 1..64"), new LeafOperand("hkid", Gpr.R8, OperandKind.Hkid, "a private KeyID for the module itself"),
+                new LeafOperand("array", Gpr.Rcx, LeafOperandKind.HostMemory, "addresses of the TDMR_INFO structures, aligned to 512"),
+                new LeafOperand("count", Gpr.Rdx, LeafOperandKind.Number, "how many, 1..64"), new LeafOperand("hkid", Gpr.R8, LeafOperandKind.Hkid, "a private KeyID for the module itself"),
             ],
             None,
             Ok,
@@ -310,7 +311,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.SYS_TDMR_INIT,
             "initialises the PAMT of the next part of a TDMR",
-            [new LeafOperand("tdmr", Gpr.Rcx, OperandKind.Page, "base of the TDMR")],
+            [new LeafOperand("tdmr", Gpr.Rcx, LeafOperandKind.Page, "base of the TDMR")],
             [new LeafResult("next", Gpr.Rdx, ResultKind.Word, "everything below this address can be used")],
             Ok,
             [
@@ -322,7 +323,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.SYS_SHUTDOWN,
             "shuts the module down for good",
-            [new LeafOperand("handoff", Gpr.Rcx, OperandKind.Number, "version of the handoff data, 0") { Default = 0 }],
+            [new LeafOperand("handoff", Gpr.Rcx, LeafOperandKind.Number, "version of the handoff data, 0") { Default = 0 }],
             None,
             Ok,
             [

@@ -27,10 +27,10 @@ public static partial class LeafCatalogue
             "adds a Secure EPT page below an entry",
             [
                 Gpa(), Level(1, 4), Tdr(Gpr.Rdx), Free("page", Gpr.R8, "free page that becomes the Secure EPT page; all ones for none (version 1)"),
-                new LeafOperand("allow_existing", Gpr.Rdx, OperandKind.Flag, "success if there is a Secure EPT page already") { Bits = "0", Default = 0 },
-                new LeafOperand("l2_1", Gpr.R9, OperandKind.Word, "page for L2 VM 1, or all ones") { Default = ulong.MaxValue, Version = 1 },
-                new LeafOperand("l2_2", Gpr.R10, OperandKind.Word, "page for L2 VM 2, or all ones") { Default = ulong.MaxValue, Version = 1 },
-                new LeafOperand("l2_3", Gpr.R11, OperandKind.Word, "page for L2 VM 3, or all ones") { Default = ulong.MaxValue, Version = 1 },
+                new LeafOperand("allow_existing", Gpr.Rdx, LeafOperandKind.Flag, "success if there is a Secure EPT page already") { Bits = "0", Default = 0 },
+                new LeafOperand("l2_1", Gpr.R9, LeafOperandKind.Word, "page for L2 VM 1, or all ones") { Default = ulong.MaxValue, Version = 1 },
+                new LeafOperand("l2_2", Gpr.R10, LeafOperandKind.Word, "page for L2 VM 2, or all ones") { Default = ulong.MaxValue, Version = 1 },
+                new LeafOperand("l2_3", Gpr.R11, LeafOperandKind.Word, "page for L2 VM 3, or all ones") { Default = ulong.MaxValue, Version = 1 },
             ],
             None,
             Ok,
@@ -45,7 +45,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.MEM_PAGE_ADD,
             "gives a page with content to a TD that is being built, and measures that it did",
-            [Gpa(), Level(0, 0), Tdr(Gpr.Rdx), Free("page", Gpr.R8, "free page that becomes private"), new LeafOperand("source", Gpr.R9, OperandKind.HostMemory, "host page that is copied")],
+            [Gpa(), Level(0, 0), Tdr(Gpr.Rdx), Free("page", Gpr.R8, "free page that becomes private"), new LeafOperand("source", Gpr.R9, LeafOperandKind.HostMemory, "host page that is copied")],
             None,
             Ok,
             TdGate(OperandId.RDX, sharesOpState: false),
@@ -116,7 +116,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.MEM_SEPT_RD,
             "reads a Secure EPT entry",
-            [Gpa(), Level(0, 4), Tdr(Gpr.Rdx), new LeafOperand("l2", Gpr.Rdx, OperandKind.Flag, "L2 attributes too; debug TDs only") { Bits = "0", Default = 0 }],
+            [Gpa(), Level(0, 4), Tdr(Gpr.Rdx), new LeafOperand("l2", Gpr.Rdx, LeafOperandKind.Flag, "L2 attributes too; debug TDs only") { Bits = "0", Default = 0 }],
             [new LeafResult("entry", Gpr.Rcx, ResultKind.Entry, "the entry as the host may see it"), new LeafResult("state", Gpr.Rdx, ResultKind.EntryState, "its level and state")],
             Ok,
             TdGate(OperandId.RDX, sharesOpState: true),
@@ -137,7 +137,7 @@ public static partial class LeafCatalogue
             "splits a large page into 512",
             [
                 Gpa(), Level(1, 2), Tdr(Gpr.Rdx), Free("page", Gpr.R8, "free page that becomes the Secure EPT page"),
-                new LeafOperand("flag", Gpr.Rdx, OperandKind.Flag, "reserved for L2 VMs") { Bits = "0", Default = 0 },
+                new LeafOperand("flag", Gpr.Rdx, LeafOperandKind.Flag, "reserved for L2 VMs") { Bits = "0", Default = 0 },
             ],
             None,
             Ok,
@@ -159,21 +159,21 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.MEM_RD,
             "reads 8 bytes of a debug TD's private memory",
-            [new LeafOperand("gpa", Gpr.Rcx, OperandKind.Gpa, "private guest physical address, a multiple of 8"), Tdr(Gpr.Rdx)],
+            [new LeafOperand("gpa", Gpr.Rcx, LeafOperandKind.Gpa, "private guest physical address, a multiple of 8"), Tdr(Gpr.Rdx)],
             [new LeafResult("value", Gpr.R8, ResultKind.Word, "the 8 bytes")],
             Ok,
             DebugAccess),
         Host(
             TdhLeaf.MEM_WR,
             "writes 8 bytes of a debug TD's private memory",
-            [new LeafOperand("gpa", Gpr.Rcx, OperandKind.Gpa, "private guest physical address, a multiple of 8"), Tdr(Gpr.Rdx), new LeafOperand("value", Gpr.R8, OperandKind.Word, "the new 8 bytes")],
+            [new LeafOperand("gpa", Gpr.Rcx, LeafOperandKind.Gpa, "private guest physical address, a multiple of 8"), Tdr(Gpr.Rdx), new LeafOperand("value", Gpr.R8, LeafOperandKind.Word, "the new 8 bytes")],
             [new LeafResult("old", Gpr.R8, ResultKind.Word, "the 8 bytes before")],
             Ok,
             DebugAccess),
         Host(
             TdhLeaf.MR_EXTEND,
             "measures 256 bytes of a page that was added",
-            [new LeafOperand("gpa", Gpr.Rcx, OperandKind.Gpa, "private guest physical address, a multiple of 256"), Tdr(Gpr.Rdx)],
+            [new LeafOperand("gpa", Gpr.Rcx, LeafOperandKind.Gpa, "private guest physical address, a multiple of 256"), Tdr(Gpr.Rdx)],
             None,
             Ok,
             TdGate(OperandId.RDX, sharesOpState: false),
@@ -208,7 +208,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.PHYMEM_PAGE_RDMD,
             "reads the PAMT entry of a page",
-            [new LeafOperand("page", Gpr.Rcx, OperandKind.Page, "the page")],
+            [new LeafOperand("page", Gpr.Rcx, LeafOperandKind.Page, "the page")],
             [
                 new LeafResult("type", Gpr.Rcx, ResultKind.PageType, "what the page is used for"), new LeafResult("owner", Gpr.Rdx, ResultKind.Word, "root page of the TD that has it"),
                 new LeafResult("size", Gpr.R8, ResultKind.Size, "size of the entry that covers it"), new LeafResult("bepoch", Gpr.R9, ResultKind.Word, "epoch of the last block"),
@@ -218,7 +218,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.PHYMEM_PAGE_RECLAIM,
             "takes a page back from a TD whose KeyID is free again",
-            [new LeafOperand("page", Gpr.Rcx, OperandKind.Page, "the page; a TD's root page last")],
+            [new LeafOperand("page", Gpr.Rcx, LeafOperandKind.Page, "the page; a TD's root page last")],
             [
                 new LeafResult("type", Gpr.Rcx, ResultKind.PageType, "what the page was used for"), new LeafResult("owner", Gpr.Rdx, ResultKind.Word, "root page of the TD that had it"),
                 new LeafResult("size", Gpr.R8, ResultKind.Size, "its size"),
@@ -234,8 +234,8 @@ public static partial class LeafCatalogue
             TdhLeaf.PHYMEM_PAGE_WBINVD,
             "writes the cache lines of a free page back",
             [
-                new LeafOperand("page", Gpr.Rcx, OperandKind.Page, "the page, given back before"),
-                new LeafOperand("hkid", Gpr.Rcx, OperandKind.HkidOfAddress, "the KeyID whose lines are written back") { Bits = "KeyID", Default = 0 },
+                new LeafOperand("page", Gpr.Rcx, LeafOperandKind.Page, "the page, given back before"),
+                new LeafOperand("hkid", Gpr.Rcx, LeafOperandKind.HkidOfAddress, "the KeyID whose lines are written back") { Bits = "KeyID", Default = 0 },
             ],
             None,
             Ok,
@@ -243,7 +243,7 @@ public static partial class LeafCatalogue
         Host(
             TdhLeaf.PHYMEM_CACHE_WB,
             "writes the caches of this package back",
-            [new LeafOperand("resume", Gpr.Rcx, OperandKind.Number, "0 starts, 1 goes on after an interruption") { Default = 0 }],
+            [new LeafOperand("resume", Gpr.Rcx, LeafOperandKind.Number, "0 starts, 1 goes on after an interruption") { Default = 0 }],
             None,
             Ok,
             [

@@ -66,9 +66,9 @@ public static partial class LeafCatalogue
 
     private static LeafStatus Class(TdxStatus status, string when) => new(status, when, HasDetails: true);
 
-    private static LeafOperand Gpa(string meaning = "private guest physical address, aligned to the level") => new("gpa", Gpr.Rcx, OperandKind.Gpa, meaning) { Bits = "51:12" };
+    private static LeafOperand Gpa(string meaning = "private guest physical address, aligned to the level") => new("gpa", Gpr.Rcx, LeafOperandKind.Gpa, meaning) { Bits = "51:12" };
 
-    private static LeafOperand Level(int min, int max) => new("level", Gpr.Rcx, OperandKind.Level, min == max ? $"{Platform.Level.FromTdx(min)} only" : $"{Platform.Level.FromTdx(min)} to {(max == 4 ? "that of the root" : Platform.Level.FromTdx(max).ToString())}")
+    private static LeafOperand Level(int min, int max) => new("level", Gpr.Rcx, LeafOperandKind.Level, min == max ? $"{Platform.Level.FromTdx(min)} only" : $"{Platform.Level.FromTdx(min)} to {(max == 4 ? "that of the root" : Platform.Level.FromTdx(max).ToString())}")
     {
         Bits = "2:0",
         MinLevel = min,
@@ -76,17 +76,17 @@ public static partial class LeafCatalogue
         Default = (ulong)min,
     };
 
-    private static LeafOperand Tdr(Gpr register) => new("tdr", register, OperandKind.Tdr, "root page of the TD");
+    private static LeafOperand Tdr(Gpr register) => new("tdr", register, LeafOperandKind.Tdr, "root page of the TD");
 
-    private static LeafOperand Tdvpr(Gpr register) => new("vcpu", register, OperandKind.Tdvpr, "root page of the vCPU (TDVPR)");
+    private static LeafOperand Tdvpr(Gpr register) => new("vcpu", register, LeafOperandKind.Tdvpr, "root page of the vCPU (TDVPR)");
 
-    private static LeafOperand Free(string name, Gpr register, string meaning) => new(name, register, OperandKind.FreePage, meaning);
+    private static LeafOperand Free(string name, Gpr register, string meaning) => new(name, register, LeafOperandKind.FreePage, meaning);
 
-    private static LeafOperand Field() => new("field", Gpr.Rdx, OperandKind.FieldId, "metadata field id; all ones is the null id");
+    private static LeafOperand Field() => new("field", Gpr.Rdx, LeafOperandKind.FieldId, "metadata field id; all ones is the null id");
 
-    private static LeafOperand Value() => new("value", Gpr.R8, OperandKind.Word, "new value");
+    private static LeafOperand Value() => new("value", Gpr.R8, LeafOperandKind.Word, "new value");
 
-    private static LeafOperand Mask() => new("mask", Gpr.R9, OperandKind.Word, "bits to write") { Default = ulong.MaxValue };
+    private static LeafOperand Mask() => new("mask", Gpr.R9, LeafOperandKind.Word, "bits to write") { Default = ulong.MaxValue };
 
     private static LeafResult[] None => [];
 

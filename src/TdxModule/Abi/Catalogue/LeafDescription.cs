@@ -1,7 +1,7 @@
 namespace Tdp.Module;
 
 /// <summary>What an operand of a leaf stands for: how a person may write it, and what a generator of calls has to draw.</summary>
-public enum OperandKind : byte
+public enum LeafOperandKind : byte
 {
     /// <summary>Any 64-bit value.</summary>
     Word,
@@ -48,7 +48,7 @@ public enum OperandKind : byte
 /// <param name="Register">The register that carries it.</param>
 /// <param name="Kind">What it stands for.</param>
 /// <param name="Meaning">One line.</param>
-public sealed record LeafOperand(string Name, Gpr Register, OperandKind Kind, string Meaning)
+public sealed record LeafOperand(string Name, Gpr Register, LeafOperandKind Kind, string Meaning)
 {
     /// <summary>Lowest bit of the register that it uses; several operands can share a register.</summary>
     public int Shift { get; init; }
