@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.IO;
 using System.IO.Compression;
 using System.Linq;
@@ -162,6 +163,26 @@ public sealed class ConformanceVerbTests : IDisposable
     {
         const string Header = "{\"seq\":\"x\",\"t\":\"begin\",\"cfg\":{\"td\":0,\"level\":4,\"ad\":1,\"xo\":1,\"ipat\":1,\"maxpa\":52,\"pml\":0,\"nx\":0,\"gen\":\"0x0\",\"direct_bits\":\"0x0\"}}";
         AssertUsage(await Tool.RunAsync("conformance", "replay", Write("trace.jsonl", [Header, text])), message);
+    }
+
+    [Fact]
+    public async Task Control_C_prints_what_was_seen_so_far()
+    {
+        // The same trace again and again: far more than is replayed before the first line of progress.
+        string trace = Path.Combine(Tool.Root, "tests", "Conformance", "data", "module", "random-life.jsonl.gz");
+        using Process process = Tool.Start(["conformance", "replay", .. Enumerable.Repeat(trace, 200)]);
+        Assert.Contains("random-life", await process.StandardError.ReadLineAsync(), StringComparison.Ordinal);
+        using (Process kill = Process.Start("kill", ["-INT", $"{process.Id}"]))
+        {
+            await kill.WaitForExitAsync();
+        }
+
+        string output = await process.StandardOutput.ReadToEndAsync();
+        await process.WaitForExitAsync();
+        Assert.Equal(130, process.ExitCode);
+        Assert.Contains("interrupted", output, StringComparison.Ordinal);
+        Assert.Matches(@"(?m)^ +TDH\.MNG\.CREATE +TDX_SUCCESS +(\d+) +\1 +0 *$", output);
+        Assert.Matches("^[1-9][0-9]* calls, 0 mismatches$", output.TrimEnd().Split('\n')[^1]);
     }
 
     private static string[] Sequence(string kind, string name)

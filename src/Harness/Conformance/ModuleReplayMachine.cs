@@ -24,7 +24,7 @@ internal sealed class ModuleReplayMachine : IDisposable
     {
         // The recorder's processors had no TLB: every access walks.
         Machine = new Machine(MachineDescription.Conformance(), seed: 1, TlbMode.Off);
-        Module = new TdxModule(Machine, BehaviourProfile.Tdx15);
+        Module = new TdxModule(Machine, BehaviourProfile.Tdx15, new TdxModuleOptions { MemoryIsFlat = true });
         foreach (LogicalProcessor lp in Machine.Processors)
             lp.VmxOn = true;
         if (isReady)

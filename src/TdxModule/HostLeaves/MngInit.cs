@@ -28,7 +28,8 @@ public sealed partial class TdxModule
             // The host may write the page while it is read: a copy is judged and kept.
             Span<byte> copy = stackalloc byte[TdParameters.Bytes];
             copy.Clear();
-            if (!IsPrivatePage(WithoutHkid(parameters)))
+            ShowControlPage(WithoutHkid(parameters));
+            if (Options.MemoryIsFlat || !IsPrivatePage(WithoutHkid(parameters)))
                 _memory.Bytes(new Hpa(WithoutHkid(parameters)), TdParameters.Bytes).CopyTo(copy);
             status = TdParameters.Parse(copy, XfamOfProcessor, Machine.Description.PhysicalAddressBits, out TdParameters? accepted, out ulong? leaf);
             r.Rcx = leaf ?? 0;

@@ -73,6 +73,7 @@ public sealed partial class TdxModule
             return TdxStatus.LIFECYCLE_STATE_INCORRECT;
         if (td.ChildCount() != 0)
             return TdxStatus.TD_ASSOCIATED_PAGES_EXIST;
+        ShowControlPage(page);
         _tds.Remove(number);
         td.Dispose();
         Machine.Ledger.FromModule(new Hpa(page));
@@ -90,6 +91,7 @@ public sealed partial class TdxModule
         if (TdControl.LifecycleOf(td.State.Read()) == TdLifecycle.TEARDOWN)
         {
             status = TdxStatus.SUCCESS;
+            ShowControlPage(page);
             ulong frames = 1UL << (9 * level);
             td.AddChildren(ctx.Id, -(long)frames);
             for (ulong i = 0; i < frames; i++)

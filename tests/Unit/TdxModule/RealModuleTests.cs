@@ -132,6 +132,51 @@ public sealed class RealModuleTests
         }
     }
 
+    [Fact]
+    [Trait("spec", "D33")]
+    public void TD_PARAMS_in_a_page_of_the_module_are_what_the_module_keeps_there_if_memory_is_flat_and_otherwise_zero()
+    {
+        foreach (bool flat in (bool[])[true, false])
+        {
+            using ModuleRig rig = new(options: new TdxModuleOptions { TdmrInitPages = 262144, MemoryIsFlat = flat });
+            Hpa running = rig.BuildTd(vcpus: 1, hkid: 18);
+            Hpa vcpu = rig.Vcpus[0];
+            rig.Must(TdhLeaf.MR_FINALIZE, running.Value);
+            Hpa tdr = rig.Page();
+            rig.Must(TdhLeaf.MNG_CREATE, tdr.Value, 19);
+            rig.OnEachPackage(lp => rig.Must(TdhLeaf.MNG_KEY_CONFIG, tdr.Value, lp: lp));
+            Hpa first = rig.Page();
+            rig.Must(TdhLeaf.MNG_ADDCX, first.Value, tdr.Value);
+            for (int i = 1; i < 6; i++)
+                rig.Must(TdhLeaf.MNG_ADDCX, rig.Page().Value, tdr.Value);
+            OperandId refused = flat ? OperandId.ATTRIBUTES : OperandId.XFAM;
+
+            // Six TDCS pages counted in the TDR; a vCPU that is associated, counted in the first page of the TDCS; no vCPU yet; no #VE yet.
+            AssertRefused(running, refused);
+            AssertRefused(tdr, refused);
+            AssertRefused(running + 4096, refused);
+            AssertRefused(first, OperandId.XFAM);
+            AssertRefused(vcpu, OperandId.XFAM);
+
+            // An EPT violation shown to the guest, and what remains of it in the page when the TD is gone.
+            rig.AddTables(0);
+            rig.Aug(0x5000);
+            rig.EnterTd(0);
+            Assert.Equal(20, rig.Serve(0, new VmExit { Reason = ExitReason.EptViolation, Qualification = 1, Gpa = 0x5000 }).Vector);
+            rig.Interrupt(0);
+            AssertRefused(vcpu, refused);
+            rig.Must(TdhLeaf.VP_FLUSH, vcpu.Value);
+            rig.Must(TdhLeaf.MNG_VPFLUSHDONE, running.Value);
+            rig.OnEachPackage(lp => rig.Must(TdhLeaf.PHYMEM_CACHE_WB, lp: lp));
+            rig.Must(TdhLeaf.MNG_KEY_FREEID, running.Value);
+            rig.Must(TdhLeaf.PHYMEM_PAGE_RECLAIM, vcpu.Value);
+            AssertRefused(vcpu, refused);
+
+            void AssertRefused(Hpa where, OperandId operand) =>
+                Assert.Equal(TdxStatus.OPERAND_INVALID | operand, rig.Call(TdhLeaf.MNG_INIT, tdr.Value, where.Value));
+        }
+    }
+
     private static VcpuView Row(ModuleRig rig, int vcpu)
     {
         foreach (VcpuView view in rig.Module.Vcpus())
