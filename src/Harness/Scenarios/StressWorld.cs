@@ -158,12 +158,7 @@ public sealed class StressWorld : IStressTarget
         _world.Module.BusyInjector = null;
         _world.DestroyVm();
         Frames = _world.Kernel.Audit(isAfterTeardown: true);
-        int leaked = _world.Machine.Ledger.Leaks.Count;
-        Checked.Verdicts.Judge(null, LifeCycle.I71, new FrameBooks(Checked, null, leaked, leaked == 0 || _world.Kernel.Log.Lines.Count > 0));
-        foreach (string disagreement in Frames.Disagreements)
-        {
-            Checked.Verdicts.Judge(null, LifeCycle.I71, new FrameBooks(Checked, disagreement, leaked, true));
-        }
+        _referees.AfterTeardown(Frames, _world.Kernel);
     }
 
     /// <inheritdoc/>

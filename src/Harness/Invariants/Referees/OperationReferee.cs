@@ -199,7 +199,7 @@ public sealed class OperationReferee
             vcpu.TranslatesOn?.Tlb.ForEachLive(entry =>
             {
                 const byte WritesWithoutWalk = 2 | 8;
-                if ((entry.Rights & WritesWithoutWalk) == WritesWithoutWalk && entry.Vcpu == vcpu.Id)
+                if ((entry.Rights & WritesWithoutWalk) == WritesWithoutWalk && (_vm.HasMirror || entry.Vcpu == vcpu.Id))
                 {
                     for (ulong page = 0; page < new Level(entry.Level).Pages; page++)
                     {

@@ -263,7 +263,8 @@ public sealed partial class Sweep
                 Judge(FaultRules.I66, leaf);
             }
 
-            for (ulong page = 0; page < at.Level.Pages; page++)
+            // Above 1G there are no leaves (I04); nothing more is to be said of one.
+            for (ulong page = 0; at.Level <= Level.G1 && page < at.Level.Pages; page++)
             {
                 SharedPage(at, at.Value.Address + (page << 12));
             }

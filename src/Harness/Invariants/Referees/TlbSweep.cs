@@ -30,10 +30,11 @@ public static class TlbSweep
                 continue;
             }
 
+            // The module has its own numbers for vCPUs; but another one's entry has flushed, so what is there is this one's.
             ulong context = vm.HasMirror ? eptp : vcpu.Vmcs!.Eptp;
             lp.Tlb.ForEachLive(entry =>
             {
-                if (entry.Context == context && entry.Vcpu == vcpu.Id)
+                if (entry.Context == context && (vm.HasMirror || entry.Vcpu == vcpu.Id))
                 {
                     Judge(vm, judge, vcpu, lp.Id, entry);
                 }

@@ -60,6 +60,34 @@ public sealed class VmReferees
         Seamcalls?.AtRest();
     }
 
+    /// <summary>Judges the books of frames when the VM is gone (I71).</summary>
+    /// <param name="audit">The host's audit after teardown.</param>
+    /// <param name="kernel">The host.</param>
+    public void AfterTeardown(FrameAudit audit, HostKernel kernel)
+    {
+        ArgumentNullException.ThrowIfNull(audit);
+        ArgumentNullException.ThrowIfNull(kernel);
+
+        // Pages that the module still has; a page that the host leaks for its own reasons, such as poison, is none of these.
+        int leaked = 0;
+        foreach (LeakedFrame leak in kernel.Machine.Ledger.Leaks)
+        {
+            leaked += kernel.Port?.Module.Pamt(Hpa.OfFrame(leak.Frame)) is { Type: not (PageType.NDA or PageType.RSVD) } ? 1 : 0;
+        }
+
+        bool isLogged = false;
+        foreach (string line in kernel.Log.Lines)
+        {
+            isLogged |= line.Contains("BUG", StringComparison.Ordinal) || line.Contains("WARN", StringComparison.Ordinal);
+        }
+
+        Vm.Verdicts.Judge(null, LifeCycle.I71, new FrameBooks(Vm, null, leaked, isLogged));
+        foreach (string disagreement in audit.Disagreements)
+        {
+            Vm.Verdicts.Judge(null, LifeCycle.I71, new FrameBooks(Vm, disagreement, leaked, isLogged));
+        }
+    }
+
     /// <summary>Stops observing; before the VM is destroyed by somebody who holds no locks of the right kind, or when another VM is to be watched.</summary>
     public void Detach()
     {

@@ -80,8 +80,8 @@ public static class TreeShape
     public static Invariant<TableView> I10 { get; } = new(
         "I10", InvariantTag.Always, InvariantBinding.Table, FreeRunJudge.Sample | FreeRunJudge.Rest,
         "external pages are distinct",
-        "External pages are pairwise distinct, and none of them is a page table of the host.",
-        static (in TableView table) => table.Table.ExternalPage.Value == 0 || (table.Twin.IsNone && table.Vm.Machine.Ledger.UseOf(table.Table.ExternalPage) is not FrameUse.HostTable));
+        "External pages are pages of the machine, pairwise distinct, and none of them is a page table of the host.",
+        static (in TableView table) => table.Table.ExternalPage.Value == 0 || (table.Twin.IsNone && table.Vm.Machine.Memory.Exists(table.Table.ExternalPage) && table.Vm.Machine.Ledger.UseOf(table.Table.ExternalPage) is not FrameUse.HostTable));
 
     /// <summary>I11.</summary>
     public static Invariant<StoredGfn> I11 { get; } = new(

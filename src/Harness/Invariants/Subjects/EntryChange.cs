@@ -55,7 +55,7 @@ public readonly record struct LeafView(EntryView At, Memslot? Slot, Hpa FileFram
         Gfn? disagreeing = null;
         if (vm.Vm?.Attributes is { } attributes)
         {
-            for (ulong page = 0; page < at.Level.Pages && disagreeing is null; page++)
+            for (ulong page = 0; at.Level <= Level.G1 && page < at.Level.Pages && disagreeing is null; page++)
             {
                 disagreeing = attributes.PeekPrivate(first + page) == (at.Alias is Alias.Private) ? null : first + page;
             }

@@ -1,0 +1,10 @@
+global using System;
+global using System.Collections.Generic;
+global using System.Linq;
+global using Tdp.Harness.Invariants;
+global using Tdp.Host;
+global using Tdp.Mmu;
+global using Tdp.Module;
+global using Tdp.Platform;
+global using Tdp.Sync;
+global using Xunit;
