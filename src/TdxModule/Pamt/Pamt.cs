@@ -254,13 +254,13 @@ internal sealed class Pamt
         return status;
     }
 
-    /// <summary>The leaf entry that covers a page, without locks; for inspection and for the owner's own pages.</summary>
+    /// <summary>The leaf entry that covers a page, without locks and without events; for inspection.</summary>
     public ulong FindLeaf(ulong hpa, out int level)
     {
         for (level = 2; level > 0; level--)
         {
             ulong entry = EntryAt(hpa, level);
-            if (PamtEntry.TypeOf(Word(entry).PlainRead()) == PageType.REG)
+            if (PamtEntry.TypeOf(Word(entry).Peek()) == PageType.REG)
                 return entry;
         }
 
