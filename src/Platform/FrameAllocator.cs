@@ -75,10 +75,13 @@ public sealed class FrameAllocator
         return taken;
     }
 
-    /// <summary>Takes <paramref name="frames"/> frames that follow each other, the first aligned to <paramref name="alignFrames"/> (a power of two), from never used memory.</summary>
+    /// <summary>Takes <paramref name="frames"/> frames that follow each other, the first aligned to <paramref name="alignFrames"/> (a power of two), from never used memory; a single frame may have been used before.</summary>
     /// <returns>False when there is no such run.</returns>
     public bool TryTakeRun(Actor actor, FrameUse use, ulong frames, ulong alignFrames, out Hpa first)
     {
+        // One frame is no run: any will do, also one that was used before. Bitmaps that come and go must not eat up the memory that was never used.
+        if (frames == 1 && alignFrames == 1)
+            return TryTake(actor, use, out first);
         using (_gate.Hold())
         {
             for (int area = _area; area < _areas.Length; area++)

@@ -41,7 +41,7 @@ public sealed class StressProperties
     [Trait("spec", "I81")]
     [Trait("spec", "I82")]
     public void A_concurrent_program_breaks_no_invariant(StressProgram program, TlbMode mode, bool busy)
-        => Assert.Empty(StressRun.Execute(program, StressPrograms.Pages, tlbMode: mode, busyOneIn: busy ? 16 : 0));
+        => Assert.Empty(StressRun.Execute(program, StressPrograms.Pages, tlbMode: mode, busyPerMillion: busy ? 62_500 : 0));
 
     [Property(MaxTest = 200)]
     public bool The_text_of_a_program_reads_back(StressProgram program)

@@ -44,6 +44,8 @@ internal static class CommandLine
         ["stress"] =
         [
             "tdpmmu stress --duration 60s --vcpus 4 --seed 1",
+            "tdpmmu stress --duration 10m --vcpus 8 --ops all --busy 5%",
+            "tdpmmu stress --ops write-private,map-shared,convert-private,punch-hole",
             "tdpmmu stress --iterations 100000 --seed 0x2a --json",
             "tdpmmu stress --module --iterations 1000000",
             "tdpmmu stress --module --seed 1 --round 7",

@@ -19,7 +19,9 @@ internal sealed record RunSettings(string Guest, int Vcpus, ulong Memory, bool O
 /// <param name="Json">The report goes to stdout as JSON.</param>
 /// <param name="Module">The TDX module alone is stressed, with any value in any register.</param>
 /// <param name="Round">Only this round of the module's stress, or <see langword="null"/>.</param>
-internal sealed record StressSettings(TimeSpan? Duration, long? Iterations, int Vcpus, ulong Seed, bool Json, bool Module = false, long? Round = null);
+/// <param name="Ops">Names of the operations that are drawn; <see langword="null"/> for all.</param>
+/// <param name="BusyPerMillion">So many of a million calls that may answer BUSY do so without a reason.</param>
+internal sealed record StressSettings(TimeSpan? Duration, long? Iterations, int Vcpus, ulong Seed, bool Json, bool Module = false, long? Round = null, IReadOnlyList<string>? Ops = null, int BusyPerMillion = 3906);
 
 /// <summary>What <c>tdpmmu bench fault-in</c> was asked to measure.</summary>
 /// <param name="Pages">Pages that one thread faults in.</param>

@@ -39,12 +39,14 @@ internal static class Verbs
         Option<long?> iterations = Flags.Count("--iterations", "How many operations to run, over all threads.");
         Option<int> vcpus = Vcpus(2);
         Option<ulong> seed = Seed();
+        Option<string?> ops = Flags.Text("--ops", "all|LIST", $"Which operations are drawn: all, or names separated by commas: {StressOperations.Allowed}.", $"all, or a list of {StressOperations.Allowed}, with at least one of a vCPU and one of the host", s => StressOperations.TryParse(s, out _));
+        Option<string?> busy = Flags.Text("--busy", "P%", "How many of the module calls that may answer BUSY do so without a reason. 0.3906% (1 of 256) if not given.", "a percentage from 0% to 50%, such as 5% or 0.1%", s => StressOperations.TryPercent(s, out _));
         Option<bool> json = Json("Write the report to stdout as JSON.");
         Option<bool> module = Flags.Switch("--module", "Stress the TDX module alone: any value in any register of any leaf, host and guest side, on two processors.");
         Option<long?> round = Flags.Whole("--round", "With --module: only this round, as a finding names it.");
         Command command = new("stress", "Run generated fault, zap, conversion, notifier and slot programs on real threads and check the invariants; or, with --module, garbage for the TDX module.")
         {
-            duration, iterations, vcpus, seed, json, module, round,
+            duration, iterations, vcpus, seed, ops, busy, json, module, round,
         };
         command.Validators.Add(result =>
         {
@@ -67,7 +69,18 @@ internal static class Verbs
         {
             long? count = p.GetValue(iterations);
             TimeSpan? time = p.GetValue(duration);
-            return act(new StressSettings(count is null ? time ?? TimeSpan.FromSeconds(10) : time, count, p.GetValue(vcpus), p.GetValue(seed), p.GetValue(json), p.GetValue(module), p.GetValue(round)));
+            StressSettings settings = new(count is null ? time ?? TimeSpan.FromSeconds(10) : time, count, p.GetValue(vcpus), p.GetValue(seed), p.GetValue(json), p.GetValue(module), p.GetValue(round));
+            if (p.GetValue(ops) is { } list && StressOperations.TryParse(list, out IReadOnlyList<string>? names))
+            {
+                settings = settings with { Ops = names };
+            }
+
+            if (p.GetValue(busy) is { } share && StressOperations.TryPercent(share, out int perMillion))
+            {
+                settings = settings with { BusyPerMillion = perMillion };
+            }
+
+            return act(settings);
         });
         return command;
     }

@@ -29,6 +29,13 @@ internal sealed record RuleCount(string Rule, long Times, string Note)
         => [.. Catalogue.All.Select(rule => new RuleCount(rule.Id, verdicts.Times(rule), rule.Note))];
 }
 
+/// <summary>Resident memory of the process at three times of a run: it should not grow after the warm-up.</summary>
+/// <param name="StartBytes">When the world had been built.</param>
+/// <param name="WarmBytes">After a tenth of the run.</param>
+/// <param name="WarmOperations">Operations that had been performed then.</param>
+/// <param name="EndBytes">At the last rendezvous.</param>
+internal sealed record MemoryReport(long StartBytes, long WarmBytes, long WarmOperations, long EndBytes);
+
 /// <summary>What a stress run did and found.</summary>
 /// <param name="Seed">The master seed.</param>
 /// <param name="Vcpus">Faulting threads.</param>
@@ -43,6 +50,7 @@ internal sealed record RuleCount(string Rule, long Times, string Note)
 /// <param name="Faults">Faults by kind.</param>
 /// <param name="Seamcalls">SEAMCALLs by leaf and status.</param>
 /// <param name="InjectedBusy">BUSY answers of the module that had no reason but the injection.</param>
+/// <param name="Memory">Resident memory of the process over the run.</param>
 /// <param name="Checks">How often each rule was judged: a rule that was never judged has not been shown to hold.</param>
 /// <param name="Broken">Rules that did not hold.</param>
 /// <param name="Failure">What stopped the run, if something did.</param>
@@ -51,7 +59,7 @@ internal sealed record RuleCount(string Rule, long Times, string Note)
 /// <param name="Repeat">The command that repeats it. The seed fixes the steps and the injections, not the order in which threads meet.</param>
 internal sealed record StressReport(
     ulong Seed, int Vcpus, int HostThreads, double Seconds, long Operations, double OperationsPerSecond, long Rendezvous, long Accesses, long PagesAccepted, long GuestConversions,
-    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, long InjectedBusy, IReadOnlyList<RuleCount> Checks, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
+    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, long InjectedBusy, MemoryReport Memory, IReadOnlyList<RuleCount> Checks, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
 {
     /// <summary>Draws the report.</summary>
     public void Draw(Screen screen)
@@ -61,6 +69,7 @@ internal sealed record StressReport(
         screen.Table("faults", ["kind", "#count"], Faults.Select(f => (string[])[f.Key, N(f.Value)]));
         screen.Table("guest", ["what", "#count"], [["pages touched", N(Accesses)], ["pages accepted", N(PagesAccepted)], ["conversions asked for", N(GuestConversions)]]);
         screen.Line($"BUSY answers injected: {N(InjectedBusy)}");
+        screen.Line($"resident memory: {N(Memory.StartBytes >> 20)} MiB at the start, {N(Memory.WarmBytes >> 20)} MiB after {Memory.WarmOperations:N0} operations, {N(Memory.EndBytes >> 20)} MiB at the end");
         screen.Table("SEAMCALLs", ["leaf", "status", "#count"], Seamcalls.Select(c => (string[])[c.Leaf, c.Status, N(c.Count)]));
         DrawChecks(screen);
         if (Frames is { } frames)

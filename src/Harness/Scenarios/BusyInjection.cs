@@ -9,14 +9,14 @@ internal sealed class BusyInjection : IBusyInjector
 {
     private const int Stride = 16;
     private readonly Vm _vm;
-    private readonly ulong _oneIn;
+    private readonly ulong _perMillion;
     private readonly SeedStream[] _streams;
     private readonly long[] _injected;
 
-    public BusyInjection(Vm vm, ulong seed, int oneIn)
+    public BusyInjection(Vm vm, ulong seed, int perMillion)
     {
         _vm = vm;
-        _oneIn = (ulong)oneIn;
+        _perMillion = (ulong)perMillion;
         int processors = vm.Kernel.Machine.Processors.Count;
         _streams = new SeedStream[processors];
         _injected = new long[(processors + 1) * Stride];
@@ -51,7 +51,7 @@ internal sealed class BusyInjection : IBusyInjector
             TdhLeaf.MEM_RANGE_BLOCK or TdhLeaf.MEM_TRACK or TdhLeaf.MEM_PAGE_REMOVE => !_vm.WaitForSeptZap.Peek(),
             _ => false,
         };
-        if (!may || _streams[lp.Id].Below(_oneIn) != 0)
+        if (!may || _streams[lp.Id].Below(1_000_000) >= _perMillion)
         {
             return false;
         }

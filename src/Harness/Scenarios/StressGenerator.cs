@@ -9,9 +9,39 @@ public static class StressGenerator
     /// <summary>Draws one step of a vCPU.</summary>
     /// <param name="stream">Purpose <c>program</c>, one stream per thread.</param>
     /// <param name="pages">Pages of the world's memory.</param>
-    public static StressOp Guest(SeedStream stream, int pages)
+    /// <param name="allowed">The steps that may be drawn; <see langword="null"/> for all. At least one must be a vCPU's.</param>
+    public static StressOp Guest(SeedStream stream, int pages, IReadOnlySet<StressStep>? allowed = null)
     {
         ArgumentNullException.ThrowIfNull(stream);
+        while (true)
+        {
+            StressOp op = Guest(stream, pages);
+            if (allowed is null || allowed.Contains(op.Step))
+            {
+                return op;
+            }
+        }
+    }
+
+    /// <summary>Draws one step of a host thread.</summary>
+    /// <param name="stream">Purpose <c>program</c>, one stream per thread.</param>
+    /// <param name="pages">Pages of the world's memory.</param>
+    /// <param name="allowed">The steps that may be drawn; <see langword="null"/> for all. At least one must be a host thread's.</param>
+    public static StressOp Host(SeedStream stream, int pages, IReadOnlySet<StressStep>? allowed = null)
+    {
+        ArgumentNullException.ThrowIfNull(stream);
+        while (true)
+        {
+            StressOp op = Host(stream, pages);
+            if (allowed is null || allowed.Contains(op.Step))
+            {
+                return op;
+            }
+        }
+    }
+
+    private static StressOp Guest(SeedStream stream, int pages)
+    {
         ulong dice = stream.Below(100);
         StressStep step = dice switch
         {
@@ -25,12 +55,8 @@ public static class StressGenerator
         return Range(stream, step, pages, step is StressStep.MapShared or StressStep.MapPrivate ? 16 : 4);
     }
 
-    /// <summary>Draws one step of a host thread.</summary>
-    /// <param name="stream">Purpose <c>program</c>, one stream per thread.</param>
-    /// <param name="pages">Pages of the world's memory.</param>
-    public static StressOp Host(SeedStream stream, int pages)
+    private static StressOp Host(SeedStream stream, int pages)
     {
-        ArgumentNullException.ThrowIfNull(stream);
         ulong dice = stream.Below(100);
         StressStep step = dice switch
         {
@@ -40,8 +66,12 @@ public static class StressGenerator
             < 68 => StressStep.Notify,
             < 72 => StressStep.FlipSlot,
             < 76 => StressStep.FastZap,
-            < 82 => StressStep.Age,
+            < 80 => StressStep.Age,
+            < 82 => StressStep.TestAge,
             < 86 => StressStep.PreFault,
+            < 88 => StressStep.FlipLog,
+            < 90 => StressStep.Harvest,
+            < 91 => StressStep.Signal,
             _ => StressStep.Interrupt,
         };
         return Range(stream, step, pages, 32);

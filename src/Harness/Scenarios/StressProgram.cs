@@ -50,6 +50,18 @@ public enum StressStep : byte
 
     /// <summary>Host: an external interrupt for the processor of a vCPU.</summary>
     Interrupt,
+
+    /// <summary>Host: looks whether a range of shared pages was used.</summary>
+    TestAge,
+
+    /// <summary>Host: switches dirty logging of the spare memslot on or off.</summary>
+    FlipLog,
+
+    /// <summary>Host: harvests the dirty log of the spare memslot (KVM_GET_DIRTY_LOG).</summary>
+    Harvest,
+
+    /// <summary>Host: a signal to the thread of a vCPU, whose KVM_RUN returns.</summary>
+    Signal,
 }
 
 /// <summary>One step with its range of pages, counted from the start of the world's memory.</summary>

@@ -8,12 +8,12 @@ public static class StressRun
     /// <param name="pages">Pages of the world's main slot.</param>
     /// <param name="seed">The master seed.</param>
     /// <param name="tlbMode">TLB retention.</param>
-    /// <param name="busyOneIn">One in so many calls that may answer BUSY does so without a reason; 0 for none.</param>
+    /// <param name="busyPerMillion">So many of a million calls that may answer BUSY do so without a reason.</param>
     /// <returns>What was found wrong: empty for a correct host.</returns>
-    public static IReadOnlyList<Finding> Execute(StressProgram program, int pages, ulong seed = 1, TlbMode tlbMode = TlbMode.Precise, int busyOneIn = 0)
+    public static IReadOnlyList<Finding> Execute(StressProgram program, int pages, ulong seed = 1, TlbMode tlbMode = TlbMode.Precise, int busyPerMillion = 0)
     {
         ArgumentNullException.ThrowIfNull(program);
-        using StressWorld world = new(program.Vcpus.Count, program.Hosts.Count, pages, seed, tlbMode, busyOneIn);
+        using StressWorld world = new(program.Vcpus.Count, program.Hosts.Count, pages, seed, tlbMode, busyPerMillion);
         for (int i = 0; i < world.Threads; i++)
         {
             int thread = i;

@@ -25,6 +25,7 @@ public sealed class StressWorld : IStressTarget
     private readonly int[] _hostOps;
     private readonly int _vcpus;
     private bool _hasSpare = true;
+    private bool _isLogged;
     private long _tablesFreed;
     private long _accesses;
 
@@ -34,8 +35,8 @@ public sealed class StressWorld : IStressTarget
     /// <param name="pages">Pages of the main slot.</param>
     /// <param name="seed">The master seed.</param>
     /// <param name="tlbMode">TLB retention.</param>
-    /// <param name="busyOneIn">One in so many calls of the module that may answer BUSY does so without a reason; 0 for none.</param>
-    public StressWorld(int vcpus, int hosts, int pages, ulong seed, TlbMode tlbMode = TlbMode.Precise, int busyOneIn = 0)
+    /// <param name="busyPerMillion">So many of a million calls of the module that may answer BUSY do so without a reason.</param>
+    public StressWorld(int vcpus, int hosts, int pages, ulong seed, TlbMode tlbMode = TlbMode.Precise, int busyPerMillion = 0)
     {
         _vcpus = vcpus;
         _layout = StressLayout.Of(pages);
@@ -57,9 +58,9 @@ public sealed class StressWorld : IStressTarget
             _samples[i] = new Sweep(Checked);
         }
 
-        if (busyOneIn > 0)
+        if (busyPerMillion > 0)
         {
-            _busy = new BusyInjection(_world.Vm, seed, busyOneIn);
+            _busy = new BusyInjection(_world.Vm, seed, busyPerMillion);
             _world.Module.BusyInjector = _busy;
         }
     }
@@ -184,6 +185,10 @@ public sealed class StressWorld : IStressTarget
                     Convert(actor, vcpu.RunState.Gpa, vcpu.RunState.Length << 12, (vcpu.RunState.Flags & 0x10) != 0);
                     vcpu.RunState.Result = 0;
                     break;
+                case UserExit.None when errno == Errno.EINTR:
+                    // A host thread has sent a signal: it is taken here, and the vCPU goes on where it was.
+                    vcpu.ClearSignal();
+                    break;
                 case UserExit.MemoryFault when errno is Errno.EFAULT or Errno.None:
                     Convert(actor, vcpu.RunState.Gpa, vcpu.RunState.Length, (vcpu.RunState.Flags & MemoryAttributes.Private) != 0);
                     break;
@@ -251,6 +256,18 @@ public sealed class StressWorld : IStressTarget
             case StressStep.Interrupt:
                 _world.Machine.Processors[op.Page % _vcpus].PendingInterrupt.Write(0x20 + (op.Count & 0x1F));
                 break;
+            case StressStep.TestAge:
+                Judged(RootRules.I44, actor, range, "looking at ages", () => _world.Vm.Mmu.TestAge(actor, range, AliasFilter.Shared));
+                break;
+            case StressStep.FlipLog:
+                FlipLog(actor);
+                break;
+            case StressStep.Harvest:
+                Harvest(actor);
+                break;
+            case StressStep.Signal:
+                _world.Vm.VcpuOf(op.Page % _vcpus).Signal(actor);
+                break;
             default:
                 FlipSlot(actor);
                 break;
@@ -298,7 +315,7 @@ public sealed class StressWorld : IStressTarget
         ulong gpa = range.Start.Value << 12;
         ulong size = range.Pages << 12;
         Errno errno = _world.Vm.Memory.PreFault(actor, _world.Vm.VcpuOf(op.Page % _vcpus), ref gpa, ref size);
-        if (errno is not (Errno.None or Errno.EAGAIN or Errno.EFAULT) && !_world.Vm.IsDead)
+        if (errno is not (Errno.None or Errno.EAGAIN or Errno.EFAULT or Errno.EINTR) && !_world.Vm.IsDead)
         {
             Findings.Add("I81", $"pre-faulting {range} answered {errno}");
         }
@@ -350,6 +367,7 @@ public sealed class StressWorld : IStressTarget
         if (errno == Errno.None)
         {
             _hasSpare = !_hasSpare;
+            _isLogged = false;
         }
         else if (!_world.Vm.IsDead)
         {
@@ -363,6 +381,40 @@ public sealed class StressWorld : IStressTarget
             {
                 _operations.Emptied(FaultRules.I61, actor, "the deletion of the spare slot", range, alias);
             }
+        }
+
+        _spareLock.Exit(actor);
+    }
+
+    // Dirty logging of the spare slot, which has no private memory: the mirror must see nothing of it (I44).
+    private void FlipLog(Actor actor)
+    {
+        _spareLock.Enter(actor);
+        if (_hasSpare)
+        {
+            MemslotFlags flags = _isLogged ? MemslotFlags.None : MemslotFlags.LogDirtyPages;
+            Errno errno = _world.Vm.Memory.SetUserMemoryRegion(actor, _world.Spare with { Flags = flags });
+            if (errno == Errno.None)
+            {
+                _isLogged = !_isLogged;
+            }
+            else if (!_world.Vm.IsDead)
+            {
+                Findings.Add("I81", $"switching the dirty log of the spare slot answered {errno}");
+            }
+        }
+
+        _spareLock.Exit(actor);
+    }
+
+    private void Harvest(Actor actor)
+    {
+        _spareLock.Enter(actor);
+        Span<ulong> words = stackalloc ulong[(_layout.SparePages + 63) / 64];
+        Errno errno = _world.Vm.DirtyLog.Get(actor, _world.Spare.Id, words);
+        if (errno != (_hasSpare && _isLogged ? Errno.None : Errno.ENOENT) && !_world.Vm.IsDead)
+        {
+            Findings.Add("I81", $"harvesting the dirty log of the spare slot answered {errno}; it is {(_hasSpare ? _isLogged ? "logged" : "not logged" : "absent")}");
         }
 
         _spareLock.Exit(actor);

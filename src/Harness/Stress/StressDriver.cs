@@ -9,7 +9,8 @@ namespace Tdp.Harness.Stress;
 /// <summary>When a stress run ends by itself.</summary>
 /// <param name="Duration">After this time, or <see langword="null"/>.</param>
 /// <param name="Operations">After this many steps, or <see langword="null"/>.</param>
-internal sealed record StressLimits(TimeSpan? Duration, long? Operations);
+/// <param name="Steps">The steps that may be drawn, or <see langword="null"/> for all.</param>
+internal sealed record StressLimits(TimeSpan? Duration, long? Operations, IReadOnlySet<StressStep>? Steps = null);
 
 /// <summary>Where a stress run stands.</summary>
 /// <param name="Elapsed">Since its start.</param>
@@ -153,7 +154,7 @@ internal sealed class StressDriver
         int count = (int)Math.Min(thread < _target.Vcpus ? StressBatch.Capacity : StressBatch.Capacity / 8, most);
         for (int i = 0; i < count; i++)
         {
-            batch.Ops.Add(thread < _target.Vcpus ? StressGenerator.Guest(_streams[thread], _target.Pages) : StressGenerator.Host(_streams[thread], _target.Pages));
+            batch.Ops.Add(thread < _target.Vcpus ? StressGenerator.Guest(_streams[thread], _target.Pages, _limits.Steps) : StressGenerator.Host(_streams[thread], _target.Pages, _limits.Steps));
         }
 
         // The queue has room for two, and at most two are in flight.

@@ -10,7 +10,6 @@ namespace Tdp.Harness.Stress;
 internal static class StressVerb
 {
     private const int Pages = 2048;
-    private const int BusyOneIn = 256;
     private static readonly TimeSpan ProgressEvery = TimeSpan.FromSeconds(10);
 
     /// <summary>Runs it.</summary>
@@ -19,11 +18,13 @@ internal static class StressVerb
     {
         CommandLine.RequireSupportedHost();
         int hosts = Math.Clamp((settings.Vcpus + 1) / 2, 1, 4);
-        using StressWorld world = new(settings.Vcpus, hosts, Pages, settings.Seed, busyOneIn: BusyOneIn);
+        using StressWorld world = new(settings.Vcpus, hosts, Pages, settings.Seed, busyPerMillion: settings.BusyPerMillion);
         screen.Progress(string.Create(CultureInfo.InvariantCulture, $"stress: {settings.Vcpus} vCPUs, {hosts} host threads, seed {settings.Seed}, {Limit(settings)}"));
         TimeSpan next = ProgressEvery;
+        ResidentMemory memory = ResidentMemory.Begin(settings);
         void Report(StressProgress progress)
         {
+            memory.Note(progress);
             if (progress.Elapsed >= next)
             {
                 next += ProgressEvery;
@@ -31,14 +32,14 @@ internal static class StressVerb
             }
         }
 
-        StressOutcome outcome = new StressDriver(world, settings.Seed, new StressLimits(settings.Duration, settings.Iterations)).Run(Report, interruption.Token);
+        StressOutcome outcome = new StressDriver(world, settings.Seed, new StressLimits(settings.Duration, settings.Iterations, settings.Ops is { } ops ? StressOperations.StepsOf(ops) : null)).Run(Report, interruption.Token);
         IReadOnlyList<SeamcallCount> seamcalls = Counts.Calls(world.World.Module.Counts(), guest: false);
         if (outcome.Failure is null)
         {
             world.TearDown();
         }
 
-        StressReport report = Make(settings, world, outcome, seamcalls);
+        StressReport report = Make(settings, world, outcome, seamcalls, memory.Take());
         if (settings.Json)
         {
             screen.WriteJson(report);
@@ -57,15 +58,19 @@ internal static class StressVerb
         return interruption.ExitCode(ExitCode.Ok);
     }
 
+    private static string Choices(StressSettings settings)
+        => (settings.Ops is { } ops ? $" --ops {string.Join(',', ops)}" : string.Empty)
+            + (settings.BusyPerMillion == new StressSettings(null, null, 1, 1, false).BusyPerMillion ? string.Empty : $" --busy {StressOperations.Percent(settings.BusyPerMillion)}");
+
     private static string Limit(StressSettings settings)
         => settings.Iterations is { } iterations ? string.Create(CultureInfo.InvariantCulture, $"{iterations:N0} operations") : Quantities.Duration(settings.Duration ?? TimeSpan.Zero);
 
-    private static StressReport Make(StressSettings settings, StressWorld world, StressOutcome outcome, IReadOnlyList<SeamcallCount> seamcalls)
+    private static StressReport Make(StressSettings settings, StressWorld world, StressOutcome outcome, IReadOnlyList<SeamcallCount> seamcalls, MemoryReport memory)
     {
         double seconds = outcome.Progress.Elapsed.TotalSeconds;
         string repeat = string.Create(
             CultureInfo.InvariantCulture,
-            $"tdpmmu stress {(settings.Iterations is { } n ? $"--iterations {n}" : $"--duration {Quantities.Duration(settings.Duration ?? TimeSpan.Zero)}")} --vcpus {settings.Vcpus} --seed {settings.Seed}");
+            $"tdpmmu stress {(settings.Iterations is { } n ? $"--iterations {n}" : $"--duration {Quantities.Duration(settings.Duration ?? TimeSpan.Zero)}")} --vcpus {settings.Vcpus} --seed {settings.Seed}{Choices(settings)}");
         return new StressReport(
             settings.Seed,
             settings.Vcpus,
@@ -80,6 +85,7 @@ internal static class StressVerb
             Counts.Faults(Counts.Vcpus(world.World.Vm), Counts.Mmu(world.World.Vm)),
             seamcalls,
             world.InjectedBusy,
+            memory,
             RuleCount.From(world.Checked.Verdicts),
             BrokenRule.From(world.Findings.All),
             outcome.Failure,

@@ -27,6 +27,8 @@ public sealed class CommandLineTests : IDisposable
     [InlineData("run FILE other", "unexpected argument 'other' for 'run'")]
     [InlineData("stress --duration 3", "--duration 3: allowed is a duration above 0, such as 500ms, 30s, 5m, 1h")]
     [InlineData("stress --duration 3s --iterations 9", "--duration and --iterations: allowed is one of them")]
+    [InlineData("stress --busy 5", "--busy 5: allowed is a percentage from 0% to 50%, such as 5% or 0.1%")]
+    [InlineData("stress --busy 51%", "--busy 51%: allowed is a percentage from 0% to 50%, such as 5% or 0.1%")]
     [InlineData("stress --iterations 0", "--iterations 0: allowed is a number above 0")]
     [InlineData("stress --module --vcpus 2", "--module and --vcpus: allowed is one of them; the module is stressed on two processors")]
     [InlineData("stress --round 3", "--round: allowed is with --module")]
@@ -46,6 +48,28 @@ public sealed class CommandLineTests : IDisposable
         Assert.Equal(2, code);
         Assert.Empty(output);
         Assert.Empty(_seen);
+    }
+
+    [Theory]
+    [InlineData("write-private")]
+    [InlineData("punch-hole")]
+    [InlineData("write-private,punch-hole,zap")]
+    [InlineData("write-private,write-private,punch-hole")]
+    public void A_list_of_operations_needs_known_names_and_work_for_both_kinds_of_threads(string list)
+    {
+        (int code, _, string error) = Execute($"stress --ops {list}");
+        Assert.Equal((2, $"tdpmmu: --ops {list}: allowed is all, or a list of {StressOperations.Allowed}, with at least one of a vCPU and one of the host{Environment.NewLine}"), (code, error));
+    }
+
+    [Fact]
+    public void Stress_reads_operations_and_the_share_of_busy_answers()
+    {
+        Assert.Equal(0, Execute("stress --ops write-private,punch-hole --busy 5%").Code);
+        Assert.Equal(0, Execute("stress --ops all --busy 0.1%").Code);
+        StressSettings[] seen = [.. _seen.Cast<StressSettings>()];
+        Assert.Equal(["write-private", "punch-hole"], seen[0].Ops!);
+        Assert.Equal((50_000, 1_000), (seen[0].BusyPerMillion, seen[1].BusyPerMillion));
+        Assert.Null(seen[1].Ops);
     }
 
     [Fact]

@@ -144,4 +144,20 @@ public sealed class MachineTests
             histogram[stream.Below(10)]++;
         Assert.All(histogram, n => Assert.InRange(n, 850, 1150));
     }
+
+    [Fact]
+    public void A_single_frame_that_comes_and_goes_takes_no_memory_that_was_never_used()
+    {
+        using Machine machine = new(MachineDescription.Default(1, 1 << 20));
+        Actor actor = machine.Actors.Create("a");
+        Assert.True(machine.Frames.TryTakeRun(actor, FrameUse.Kernel, 1, 1, out Hpa first));
+        for (int i = 0; i < 100; i++)
+        {
+            machine.Frames.Return(first, FrameUse.Kernel);
+            Assert.True(machine.Frames.TryTakeRun(actor, FrameUse.Kernel, 1, 1, out Hpa again));
+            Assert.Equal(first, again);
+        }
+
+        Assert.Equal(1, machine.Frames.Live);
+    }
 }
