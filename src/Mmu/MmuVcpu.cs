@@ -59,7 +59,7 @@ public sealed class MmuVcpu
     /// </summary>
     public object? LookupState { get; set; }
 
-    /// <summary>Filled by the backing together with <see cref="FaultResult.BadAddress"/>; what the memory-fault exit reports.</summary>
+    /// <summary>Filled by the backing together with <see cref="FaultResult.BadAddress"/>; what the memory-fault exit reports. Size 0: there is no such exit.</summary>
     public MemoryFaultInfo MemoryFault { get; set; }
 
     /// <summary>The record of the fault that runs now, or of the last one: for checkers on the vCPU's own thread, or while it cannot run.</summary>

@@ -103,6 +103,7 @@ public sealed partial class TdpMmu
         if ((errorCode & PfErr.PrivateAccess) != 0)
         {
             Warn($"an MMIO misconfiguration of a private address, {addr}");
+            vcpu.MemoryFault = default;
             return FaultResult.BadAddress;
         }
 

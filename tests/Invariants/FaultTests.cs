@@ -256,6 +256,24 @@ public sealed class FaultTests
         Assert.Equal(["I64"], Ended(bed, address, PfErr.Write, FaultResult.BadAddress, right));
     }
 
+    [Fact]
+    [Trait("spec", "I64")]
+    public void A_host_mapping_that_fails_is_no_memory_fault_exit_and_repeats_no_older_one()
+    {
+        using Bed bed = Bed.Td();
+        Vcpu vcpu = bed.Vm.VcpuOf(0);
+        ScriptedGuest guest = new(bed.Machine, GuestStep.Write(bed.Mmu.Options.AliasBit.Apply(new Gfn(6), Alias.Shared).Value, 1), GuestStep.Write(bed.Mmu.Options.AliasBit.Apply(new Gfn(7), Alias.Shared).Value, 1));
+        Assert.Equal(Errno.EFAULT, vcpu.Run(bed.Actor, guest));
+        Assert.Equal((UserExit.MemoryFault, new Gfn(6).Gpa.Value), (vcpu.RunState.Exit, vcpu.RunState.Gpa));
+        Bed.Ok(bed.Vm.Memory.SetAttributes(bed.Actor, 6 << 12, 2 << 12, 0));
+        Bed.Ok(bed.Vm.UserMemory.Write(bed.Actor, bed.Hva + (7 << 12), [1]));
+        bed.Vm.UserMemory.Protect(bed.Actor, bed.Hva + (7 << 12), 1);
+        Assert.Equal(Errno.EFAULT, vcpu.Run(bed.Actor, guest));
+        Assert.Equal(UserExit.None, vcpu.RunState.Exit);
+        Assert.Equal(1, vcpu.Statistics.MemoryFaults);
+        Assert.Empty(bed.Machine.Findings.All);
+    }
+
     [Fact, Breaks("I65"), Trait("spec", "I65")]
     public void A_mixed_range_that_is_not_flagged()
     {

@@ -162,7 +162,7 @@ internal sealed class GuestBacking : IGuestBacking
     {
         bool isReadOnlySlot = (slot.Flags & MemslotFlags.ReadOnly) != 0;
         if (slot.UserspaceAddress == 0)
-            return FaultResult.BadAddress;
+            return HostFailure(ref fault);
         Vcpu vcpu = _vm.VcpuOf(fault.Vcpu.Id);
         ulong hva = slot.HvaOf(fault.Gfn);
         bool write = fault.Write && !isReadOnlySlot;
@@ -194,8 +194,16 @@ internal sealed class GuestBacking : IGuestBacking
                 vcpu.RaiseBusError(hva);
                 return FaultResult.Retry;
             default:
-                return FaultResult.BadAddress;
+                return HostFailure(ref fault);
         }
+    }
+
+    // Step 9: the host's own mapping does not serve the access. -EFAULT without a memory-fault exit: there is nothing that user space could convert.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static FaultResult HostFailure(ref Fault fault)
+    {
+        fault.Vcpu.MemoryFault = default;
+        return FaultResult.BadAddress;
     }
 
     // Step 4: nothing is there. A private access cannot be served; a shared one is MMIO.

@@ -188,8 +188,10 @@ public sealed partial class Vcpu
                 // A TD's instruction cannot be emulated: it is executed again, and again (tdp-mmu 5.2 step 4).
                 return CheckProgress(actor, reason, gpa);
             case FaultResult.BadAddress:
-                _statistics.MemoryFaults++;
                 MemoryFaultInfo fault = Mmu.MemoryFault;
+                if (fault.Size == 0)
+                    return Errno.EFAULT;
+                _statistics.MemoryFaults++;
                 RunState.Exit = UserExit.MemoryFault;
                 RunState.Gpa = fault.Gpa.Value;
                 RunState.Length = fault.Size;

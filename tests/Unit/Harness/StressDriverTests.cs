@@ -64,6 +64,21 @@ public sealed class StressDriverTests
         Assert.True(outcome.Progress.Operations > 0);
     }
 
+    [Fact]
+    [Trait("spec", "I74")]
+    [Trait("spec", "I75")]
+    [Trait("spec", "I76")]
+    public void A_thread_that_never_finishes_ends_the_run_after_two_looks_at_what_holds_it_up()
+    {
+        using ManualResetEventSlim released = new();
+        using FakeTarget target = new() { HangsUntil = released };
+        StressOutcome outcome = new StressDriver(target, 1, new StressLimits(null, 1_000_000), TimeSpan.FromMilliseconds(200)).Run(_ => { }, CancellationToken.None);
+        released.Set();
+        Assert.StartsWith("no thread finished a batch within 0 s (I74, I75, I76); waiting for t0", outcome.Failure, StringComparison.Ordinal);
+        Assert.Equal([false, true], target.Looks.TakeLast(2));
+        Assert.DoesNotContain(true, target.Looks.SkipLast(1));
+    }
+
     private sealed class FakeTarget : IStressTarget
     {
         private readonly ActorTable _actors = new();
@@ -87,6 +102,10 @@ public sealed class StressDriverTests
 
         public long ThrowAt { get; init; } = long.MaxValue;
 
+        public ManualResetEventSlim? HangsUntil { get; init; }
+
+        public List<bool> Looks { get; } = [];
+
         public FindingLog Findings { get; } = new();
 
         public List<List<StressOp>> Seen { get; }
@@ -101,6 +120,11 @@ public sealed class StressDriverTests
 
         public void Perform(int thread, IReadOnlyList<StressOp> ops)
         {
+            if (thread == 0)
+            {
+                HangsUntil?.Wait();
+            }
+
             Interlocked.Increment(ref _busy);
             OnlyOwnSteps &= ops.All(o => o.IsGuest == thread < Vcpus);
             Seen[thread].AddRange(ops);
@@ -116,6 +140,8 @@ public sealed class StressDriverTests
                 throw new InvalidOperationException("broken on purpose");
             }
         }
+
+        public void Watch(bool isStuck) => Looks.Add(isStuck);
 
         public void CheckAtRest() => ChecksWhileBusy += Volatile.Read(ref _busy);
 
