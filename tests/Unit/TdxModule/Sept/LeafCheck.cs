@@ -5,7 +5,8 @@ namespace Tdp.Tests.Unit.Seam.Sept;
 
 /// <summary>
 /// One check that a memory leaf makes, as the specification orders them: what is wrong, and what must be answered. The table is data beside this file, its lines
-/// in the order of the checks.
+/// in the order of the checks. Only SEPT.ADD without a page stands last although it is not: whether it comes before or after the state of a linked entry is not
+/// recorded anywhere.
 /// </summary>
 /// <param name="Leaf">Full name of the leaf.</param>
 /// <param name="Fault">What is wrong; <see cref="Faults"/> knows how to bring it about.</param>
