@@ -44,6 +44,8 @@ internal static class Counts
     {
         ["EPT violations, private"] = vcpus.PrivateFaults,
         ["EPT violations, shared"] = vcpus.SharedFaults,
+        ["taken"] = mmu.GetValueOrDefault(nameof(MmuCounter.PfFixed)) + mmu.GetValueOrDefault(nameof(MmuCounter.PfSpurious)) + mmu.GetValueOrDefault(nameof(MmuCounter.PfEmulate))
+            + mmu.GetValueOrDefault(nameof(MmuCounter.PfRetry)) + mmu.GetValueOrDefault(nameof(MmuCounter.PfOther)),
         ["fixed"] = mmu.GetValueOrDefault(nameof(MmuCounter.PfFixed)),
         ["fixed without a lock"] = mmu.GetValueOrDefault(nameof(MmuCounter.PfFast)),
         ["retried"] = mmu.GetValueOrDefault(nameof(MmuCounter.PfRetry)),

@@ -48,6 +48,7 @@ internal sealed record MemoryReport(long StartBytes, long WarmBytes, long WarmOp
 /// <param name="PagesAccepted">Pages accepted by the guest.</param>
 /// <param name="GuestConversions">MapGPA calls that succeeded.</param>
 /// <param name="Faults">Faults by kind.</param>
+/// <param name="Statistics">KVM's statistics of the VM at the end of the run, before it was torn down.</param>
 /// <param name="Seamcalls">SEAMCALLs by leaf and status.</param>
 /// <param name="InjectedBusy">BUSY answers of the module that had no reason but the injection.</param>
 /// <param name="Memory">Resident memory of the process over the run.</param>
@@ -59,7 +60,7 @@ internal sealed record MemoryReport(long StartBytes, long WarmBytes, long WarmOp
 /// <param name="Repeat">The command that repeats it. The seed fixes the steps and the injections, not the order in which threads meet.</param>
 internal sealed record StressReport(
     ulong Seed, int Vcpus, int HostThreads, double Seconds, long Operations, double OperationsPerSecond, long Rendezvous, long Accesses, long PagesAccepted, long GuestConversions,
-    IReadOnlyDictionary<string, long> Faults, IReadOnlyList<SeamcallCount> Seamcalls, long InjectedBusy, MemoryReport Memory, IReadOnlyList<RuleCount> Checks, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
+    IReadOnlyDictionary<string, long> Faults, IReadOnlyDictionary<string, long> Statistics, IReadOnlyList<SeamcallCount> Seamcalls, long InjectedBusy, MemoryReport Memory, IReadOnlyList<RuleCount> Checks, IReadOnlyList<BrokenRule> Broken, string? Failure, FrameReport? Frames, bool Interrupted, string Repeat)
 {
     /// <summary>Draws the report.</summary>
     public void Draw(Screen screen)
@@ -67,6 +68,7 @@ internal sealed record StressReport(
         static string N(long value) => value.ToString("N0", CultureInfo.InvariantCulture);
         screen.Line(string.Create(CultureInfo.InvariantCulture, $"stress: {N(Operations)} operations in {Seconds:0.0} s ({OperationsPerSecond:N0}/s) on {Vcpus} vCPUs and {HostThreads} host threads, {N(Rendezvous)} times at rest, seed {Seed}"));
         screen.Table("faults", ["kind", "#count"], Faults.Select(f => (string[])[f.Key, N(f.Value)]));
+        screen.Table("statistics", ["name", "#value"], Statistics.Select(s => (string[])[s.Key, N(s.Value)]));
         screen.Table("guest", ["what", "#count"], [["pages touched", N(Accesses)], ["pages accepted", N(PagesAccepted)], ["conversions asked for", N(GuestConversions)]]);
         screen.Line($"BUSY answers injected: {N(InjectedBusy)}");
         screen.Line($"resident memory: {N(Memory.StartBytes >> 20)} MiB at the start, {N(Memory.WarmBytes >> 20)} MiB after {Memory.WarmOperations:N0} operations, {N(Memory.EndBytes >> 20)} MiB at the end");

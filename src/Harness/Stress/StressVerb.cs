@@ -19,6 +19,7 @@ internal static class StressVerb
         CommandLine.RequireSupportedHost();
         int hosts = Math.Clamp((settings.Vcpus + 1) / 2, 1, 4);
         using StressWorld world = new(settings.Vcpus, hosts, Pages, settings.Seed, busyPerMillion: settings.BusyPerMillion);
+        using VmMeters meters = new(world.World.Vm, world.World.Module);
         screen.Progress(string.Create(CultureInfo.InvariantCulture, $"stress: {settings.Vcpus} vCPUs, {hosts} host threads, seed {settings.Seed}, {Limit(settings)}"));
         TimeSpan next = ProgressEvery;
         ResidentMemory memory = ResidentMemory.Begin(settings);
@@ -33,13 +34,14 @@ internal static class StressVerb
         }
 
         StressOutcome outcome = new StressDriver(world, settings.Seed, new StressLimits(settings.Duration, settings.Iterations, settings.Ops is { } ops ? StressOperations.StepsOf(ops) : null)).Run(Report, interruption.Token);
+        SortedDictionary<string, long> statistics = meters.Read();
         IReadOnlyList<SeamcallCount> seamcalls = Counts.Calls(world.World.Module.Counts(), guest: false);
         if (outcome.Failure is null)
         {
             world.TearDown();
         }
 
-        StressReport report = Make(settings, world, outcome, seamcalls, memory.Take());
+        StressReport report = Make(settings, world, outcome, seamcalls, statistics, memory.Take());
         if (settings.Json)
         {
             screen.WriteJson(report);
@@ -65,7 +67,7 @@ internal static class StressVerb
     private static string Limit(StressSettings settings)
         => settings.Iterations is { } iterations ? string.Create(CultureInfo.InvariantCulture, $"{iterations:N0} operations") : Quantities.Duration(settings.Duration ?? TimeSpan.Zero);
 
-    private static StressReport Make(StressSettings settings, StressWorld world, StressOutcome outcome, IReadOnlyList<SeamcallCount> seamcalls, MemoryReport memory)
+    private static StressReport Make(StressSettings settings, StressWorld world, StressOutcome outcome, IReadOnlyList<SeamcallCount> seamcalls, IReadOnlyDictionary<string, long> statistics, MemoryReport memory)
     {
         double seconds = outcome.Progress.Elapsed.TotalSeconds;
         string repeat = string.Create(
@@ -83,6 +85,7 @@ internal static class StressVerb
             world.Guests.Sum(g => g.Accepts),
             world.Guests.Sum(g => g.Conversions),
             Counts.Faults(Counts.Vcpus(world.World.Vm), Counts.Mmu(world.World.Vm)),
+            statistics,
             seamcalls,
             world.InjectedBusy,
             memory,
