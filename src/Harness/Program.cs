@@ -5,6 +5,7 @@ using Tdp.Harness.Cli;
 using Tdp.Harness.Conformance;
 using Tdp.Harness.Reports;
 using Tdp.Harness.Running;
+using Tdp.Harness.Seamcall;
 using Tdp.Harness.ScenarioFiles;
 using Tdp.Harness.Stress;
 
@@ -45,6 +46,8 @@ internal static class Program
                 "run" => ScenarioVerb.Run(s, screen, interruption),
                 "list" => ScenarioVerb.List(s.Json, screen),
                 _ => ScenarioVerb.Show(s.Files[0], screen),
-            });
+            },
+            s => MeasureVerb.Run(s, screen),
+            s => SeamcallVerb.Run(s, screen, interruption, Console.In, !Console.IsInputRedirected));
     }
 }

@@ -11,7 +11,7 @@ namespace Tdp.Harness.Cli;
 /// <summary>What the verbs do once their settings are read.</summary>
 internal sealed record Actions(
     Func<RunSettings, int> Run, Func<StressSettings, int> Stress, Func<BenchSettings, int> Bench, Func<InspectSettings, int> Inspect, Func<ReplaySettings, int> Replay,
-    Func<ScenarioSettings, int> Scenario);
+    Func<ScenarioSettings, int> Scenario, Func<MeasureSettings, int> Measure, Func<SeamcallSettings, int> Seamcall);
 
 /// <summary>The command <c>tdpmmu</c>: parsing, help with examples, and one-line errors. Nothing here draws, so a parse error and <c>--help</c> cost only the parser.</summary>
 internal static class CommandLine
@@ -57,6 +57,17 @@ internal static class CommandLine
             "tdpmmu bench fault-in --root direct --order random --pages 1048576 --threads 1",
             "tdpmmu bench fault-in --root mirror --json",
         ],
+        ["measure"] =
+        [
+            "tdpmmu measure samples/hello.elf",
+            "tdpmmu measure samples/hello.elf --vcpus 2 --memory 128M --steps",
+        ],
+        ["seamcall"] =
+        [
+            "tdpmmu seamcall --script samples/build-td.seamcall",
+            "echo 'help TDH.MEM.PAGE.AUG' | tdpmmu seamcall",
+            "tdpmmu seamcall",
+        ],
         ["inspect"] =
         [
             "tdpmmu inspect samples/hello.elf --at exit:10",
@@ -88,6 +99,8 @@ internal static class CommandLine
             Verbs.Inspect(actions.Inspect),
             Verbs.Conformance(actions.Replay),
             Verbs.Scenario(actions.Scenario),
+            Verbs.Measure(actions.Measure),
+            Verbs.Seamcall(actions.Seamcall),
         };
         root.Options.Add(NoColor);
         foreach (Option option in root.Options)
@@ -115,7 +128,8 @@ internal static class CommandLine
         ParseResult? parsed = null;
         Actions Late() => actions(parsed!);
         RootCommand root = Build(new Actions(
-            s => Late().Run(s), s => Late().Stress(s), s => Late().Bench(s), s => Late().Inspect(s), s => Late().Replay(s), s => Late().Scenario(s)));
+            s => Late().Run(s), s => Late().Stress(s), s => Late().Bench(s), s => Late().Inspect(s), s => Late().Replay(s), s => Late().Scenario(s),
+            s => Late().Measure(s), s => Late().Seamcall(s)));
         parsed = root.Parse(args);
         bool aboutItself = parsed.Action is HelpWithExamples || root.Options.Any(o => o is VersionOption && parsed.GetResult(o) is not null);
         if (!aboutItself && Problem(parsed) is { } problem)

@@ -54,3 +54,20 @@ internal sealed record ReplaySettings(IReadOnlyList<string> Files, bool StopAtFi
 /// <param name="Repeat">How often each is executed.</param>
 /// <param name="Json">The report goes to stdout as JSON.</param>
 internal sealed record ScenarioSettings(string Verb, IReadOnlyList<string> Files, ulong Seed, int Repeat, bool Json);
+
+/// <summary>What <c>tdpmmu measure</c> was asked to do.</summary>
+/// <param name="Guest">Path of the guest's ELF file.</param>
+/// <param name="Vcpus">How many vCPUs.</param>
+/// <param name="Memory">The guest's memory in bytes.</param>
+/// <param name="AcceptEagerly">The guest accepts all of its memory at boot.</param>
+/// <param name="Seed">The master seed.</param>
+/// <param name="Steps">The measurement log, step by step.</param>
+/// <param name="Json">The report goes to stdout as JSON.</param>
+internal sealed record MeasureSettings(string Guest, int Vcpus, ulong Memory, bool AcceptEagerly, ulong Seed, bool Steps, bool Json);
+
+/// <summary>What <c>tdpmmu seamcall</c> was asked to do.</summary>
+/// <param name="Script">Path of the script, or <see langword="null"/> for standard input.</param>
+/// <param name="Processors">Logical processors of the machine.</param>
+/// <param name="Tdx15">Profile Tdx15 instead of Documented.</param>
+/// <param name="Json">The calls go to stdout as JSON.</param>
+internal sealed record SeamcallSettings(string? Script, int Processors, bool Tdx15, bool Json);

@@ -160,6 +160,40 @@ internal static class Verbs
         return new Command("scenario", "Check, execute and list scenario files: small concurrent programs with a required outcome.") { check, run, list, show };
     }
 
+    /// <summary>Computes the measurement of a guest's initial image.</summary>
+    public static Command Measure(Func<MeasureSettings, int> act)
+    {
+        Argument<string> guest = Guest();
+        Option<int> vcpus = Vcpus(1);
+        Option<ulong?> memory = Memory();
+        Option<string?> accept = Accept();
+        Option<ulong> seed = Seed();
+        Option<bool> steps = Flags.Switch("--steps", "Print every step of the measurement before the result.");
+        Option<bool> json = Json("Write the report to stdout as JSON.");
+        Command command = new("measure", "Print the MRTD that a TD of a guest program will have, given the same options as run.")
+        {
+            guest, vcpus, memory, accept, seed, steps, json,
+        };
+        command.SetAction(p => act(new MeasureSettings(
+            Existing(p.GetRequiredValue(guest)), p.GetValue(vcpus), p.GetValue(memory) ?? DefaultMemory, p.GetValue(accept) is "eager", p.GetValue(seed), p.GetValue(steps), p.GetValue(json))));
+        return command;
+    }
+
+    /// <summary>Drives the TDX module line by line.</summary>
+    public static Command Seamcall(Func<SeamcallSettings, int> act)
+    {
+        Option<string?> script = Flags.Path("--script", "Read the session from FILE. Standard input if not given.");
+        Option<int> lps = Flags.Number("--lps", "Logical processors of the machine, in two packages.", 2, MaxVcpus, 2);
+        Option<string?> profile = Flags.Choice("--profile", "Behaviour where documents and code differ. documented if not given.", "documented", "tdx15");
+        Option<bool> json = Json("Write the calls to stdout as JSON.");
+        Command command = new("seamcall", "Try SEAMCALLs and TDCALLs by hand: one leaf with named operands a line. The line 'help' lists leaves and commands, 'help LEAF' what a leaf takes and answers.")
+        {
+            script, lps, profile, json,
+        };
+        command.SetAction(p => act(new SeamcallSettings(p.GetValue(script), p.GetValue(lps), p.GetValue(profile) is "tdx15", p.GetValue(json))));
+        return command;
+    }
+
     private static Argument<string> Guest() => new("GUEST.elf") { Description = "A static 64-bit x86 ELF program, such as those in samples/." };
 
     private static Option<int> Vcpus(int otherwise) => Flags.Number("--vcpus", "How many vCPUs.", 1, MaxVcpus, otherwise);

@@ -112,7 +112,9 @@ internal sealed class GuestRun : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _world.Dispose();
 
-    private static GuestImage Load(GuestRunSettings settings)
+    /// <summary>Loads a program and lays out its initial image; nothing is built.</summary>
+    /// <exception cref="UsageException">The file is not a guest program, or does not fit.</exception>
+    public static GuestImage Load(GuestRunSettings settings)
     {
         try
         {

@@ -10,8 +10,8 @@ public sealed class CommandLineTests : IDisposable
     private readonly List<object> _seen = [];
 
     [Theory]
-    [InlineData("", "no verb given: allowed is run, stress, bench, inspect, conformance, scenario")]
-    [InlineData("explode", "unknown verb 'explode': allowed is run, stress, bench, inspect, conformance, scenario")]
+    [InlineData("", "no verb given: allowed is run, stress, bench, inspect, conformance, scenario, measure, seamcall")]
+    [InlineData("explode", "unknown verb 'explode': allowed is run, stress, bench, inspect, conformance, scenario, measure, seamcall")]
     [InlineData("--explode", "unknown flag '--explode': allowed is --help, --version, --no-color")]
     [InlineData("run", "GUEST.elf is missing: tdpmmu run GUEST.elf")]
     [InlineData("run no-such.elf", "GUEST.elf no-such.elf: no such file")]
@@ -168,7 +168,7 @@ public sealed class CommandLineTests : IDisposable
         }
 
         string[] args = [.. line.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(a => a is "FILE" ? _file : a)];
-        int code = CommandLine.Execute(args, _ => new Actions(Seen, Seen, Seen, Seen, Seen, Seen), output, error);
+        int code = CommandLine.Execute(args, _ => new Actions(Seen, Seen, Seen, Seen, Seen, Seen, Seen, Seen), output, error);
         return (code, output.ToString(), error.ToString());
     }
 }
