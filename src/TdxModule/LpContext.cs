@@ -42,7 +42,7 @@ internal sealed class LpContext
     /// </remarks>
     public ulong LastTdr = ulong.MaxValue;
 
-    /// <summary>See <see cref="LastTdr"/>.</summary>
+    /// <summary>See <see cref="LastTdr"/>; null before the first one, when a caller may name the start value of <see cref="LastTdr"/>.</summary>
     public TdControl? LastTd;
 
     /// <summary>

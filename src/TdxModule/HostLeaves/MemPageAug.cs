@@ -47,7 +47,7 @@ public sealed partial class TdxModule
     private bool TryAugAtOnce(LpContext ctx, ulong pageInfo, ulong tdr, ulong page)
     {
         const ulong typeBits = 0xFFUL << 16;
-        if (Explore.On || ((pageInfo | page) & 0xFFF) != 0 || (tdr != ctx.LastTdr && !FindTd(ctx, tdr)))
+        if (Explore.On || ((pageInfo | page) & 0xFFF) != 0 || ((tdr != ctx.LastTdr || ctx.LastTd is null) && !FindTd(ctx, tdr)))
             return false;
         TdControl td = ctx.LastTd!;
         ref readonly Pamt.Gib gib = ref _pamt.GibOf(page);

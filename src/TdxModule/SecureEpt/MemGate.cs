@@ -61,7 +61,7 @@ public sealed partial class TdxModule
         out MemGate gate)
     {
         gate = default;
-        if (Explore.On || (tdr != ctx.LastTdr && !FindTd(ctx, tdr)))
+        if (Explore.On || ((tdr != ctx.LastTdr || ctx.LastTd is null) && !FindTd(ctx, tdr)))
             return false;
         TdControl td = ctx.LastTd!;
         ref ulong tdrLock = ref _memory.Word(td.TdrEntry);

@@ -2,6 +2,7 @@ using Tdp.Harness.Patching;
 using Tdp.Harness.Scenarios;
 using Tdp.Harness.Stress;
 using Tdp.Module;
+using Tdp.Platform;
 
 namespace Tdp.Tests.Unit.Harness;
 
@@ -73,6 +74,30 @@ public sealed class ModuleFuzzTests(ModuleFuzzTests.SabotagedModule sabotaged) :
         FuzzFinding hang = Assert.Single(run.Found);
         Assert.Equal("HANG", hang.Rule);
         Assert.Contains("LP ", hang.Call, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(ulong.MaxValue)]
+    [InlineData(0UL)]
+    [InlineData(0xFFFF_FFFF_FFFF_F000)]
+    public void One_value_in_every_register_is_answered_by_every_leaf_as_the_first_call_of_a_processor(ulong value)
+    {
+        foreach (LeafDescription leaf in LeafCatalogue.All.Where(leaf => !leaf.IsGuest))
+        {
+            using FuzzWorld world = new(new SeedStream(3, "payload"), isAlone: true, FuzzStage.Ready);
+            FuzzStep step = new() { Kind = FuzzStepKind.Seamcall };
+            for (Gpr register = Gpr.Rcx; register <= Gpr.R15; register++)
+                step.Registers[register] = value;
+            step.Registers.Rax = (ulong)leaf.Number;
+            if (leaf.Number == (int)TdhLeaf.MEM_PAGE_AUG)
+            {
+                step.Registers.Rcx = 0;
+                step.Registers.R8 = world.Layout.Tdr(0);
+            }
+
+            world.Perform(step);
+            Assert.Empty(world.Findings.All);
+        }
     }
 
     [Fact]

@@ -47,7 +47,8 @@ internal sealed class FuzzWorld : IDisposable
     /// <summary>Builds the round's world; how far it is brought up is the stream's choice.</summary>
     /// <param name="random">The stream of the setup.</param>
     /// <param name="isAlone">One thread drives all processors.</param>
-    public FuzzWorld(SeedStream random, bool isAlone)
+    /// <param name="stage">How far it is brought up; null for the stream's choice.</param>
+    public FuzzWorld(SeedStream random, bool isAlone, FuzzStage? stage = null)
     {
         _isAlone = isAlone;
         Machine = new Machine(MachineDescription.Default(1, 64UL << 20), random.Next());
@@ -57,7 +58,7 @@ internal sealed class FuzzWorld : IDisposable
         foreach (LogicalProcessor lp in Machine.Processors)
             lp.VmxOn = true;
         WriteHostPages(random);
-        Stage = random.Below(20) switch { 0 => FuzzStage.Cold, 1 or 2 => FuzzStage.Ready, < 7 => FuzzStage.Built, < 9 => FuzzStage.Ending, _ => FuzzStage.Running };
+        Stage = stage ?? random.Below(20) switch { 0 => FuzzStage.Cold, 1 or 2 => FuzzStage.Ready, < 7 => FuzzStage.Built, < 9 => FuzzStage.Ending, _ => FuzzStage.Running };
         if (Stage >= FuzzStage.Ready)
             BringUp(random);
         if (Stage >= FuzzStage.Built)
