@@ -132,14 +132,18 @@ internal sealed class ModuleRig : IDisposable
     }
 
     /// <summary>MNG.CREATE to MNG.INIT and <paramref name="vcpus"/> vCPUs, vCPU n initialised on processor n.</summary>
-    public Hpa BuildTd(int vcpus = 1, ulong attributes = 0, ulong flags = 4, ulong hkid = 17, ulong eptp = 0x1E)
+    public Hpa BuildTd(int vcpus = 1, ulong attributes = 0, ulong flags = 4, ulong hkid = 17, ulong eptp = 0x1E) =>
+        BuildTd(Parameters(attributes, flags, eptp), vcpus, hkid);
+
+    /// <summary>The same with TD_PARAMS that a test has written.</summary>
+    public Hpa BuildTd(Hpa parameters, int vcpus = 1, ulong hkid = 17)
     {
         Tdr = Page();
         Must(TdhLeaf.MNG_CREATE, Tdr.Value, hkid);
         OnEachPackage(lp => Must(TdhLeaf.MNG_KEY_CONFIG, Tdr.Value, lp: lp));
         for (int i = 0; i < 6; i++)
             Must(TdhLeaf.MNG_ADDCX, Page().Value, Tdr.Value);
-        Must(TdhLeaf.MNG_INIT, Tdr.Value, Parameters(attributes, flags, eptp).Value);
+        Must(TdhLeaf.MNG_INIT, Tdr.Value, parameters.Value);
         for (int i = 0; i < vcpus; i++)
             AddVcpu(i);
         return Tdr;
