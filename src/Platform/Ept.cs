@@ -107,10 +107,23 @@ public readonly record struct EptWalk
 /// </remarks>
 public static class EptWalker
 {
-    // A shared EPT is the host's: it may point anywhere. Where no memory answers the bus reads ones, which no legal entry is; a page there is refused the same way.
+    // A shared EPT is the host's: it may point anywhere. Where no memory answers the bus reads ones, which no legal entry is.
     private const ulong AllOnes = ulong.MaxValue;
 
-    /// <summary>Translates one address. Whatever the tables contain, only memory of this machine is read.</summary>
+    /// <summary>
+    /// Translates one address for who then reads or writes there: a page where the machine has no memory (a device, or nothing) is refused like a table there.
+    /// </summary>
+    /// <inheritdoc cref="Walk"/>
+    public static EptWalk WalkToMemory(PhysicalMemory memory, ulong pointer, Gpa gpa, AccessKind access, bool logIsFull = false)
+    {
+        EptWalk walk = Walk(memory, pointer, gpa, access, logIsFull);
+        bool isThere = walk.Outcome != EptOutcome.Ok || ((walk.Entry & Hpa.Mask) | (walk.Level.Bytes - 1)) < memory.Top;
+        return isThere ? walk : Stop(EptOutcome.Misconfiguration, walk.Entry, walk.Level, walk.Rights);
+    }
+
+    /// <summary>
+    /// Translates one address. Whatever the tables contain, only memory of this machine is read; the page itself is not, and may be where there is none.
+    /// </summary>
     /// <param name="memory">The machine's memory.</param>
     /// <param name="pointer">EPT pointer: root, walk length, A/D switch.</param>
     /// <param name="gpa">Guest physical address, with its alias bit.</param>
@@ -161,8 +174,6 @@ public static class EptWalker
                 }
 
                 ulong offset = gpa.Value & (level.Bytes - 1);
-                if (((entry & Hpa.Mask) | (level.Bytes - 1)) >= top)
-                    return Stop(EptOutcome.Misconfiguration, entry, level, granted);
                 return new EptWalk
                 {
                     Outcome = EptOutcome.Ok,

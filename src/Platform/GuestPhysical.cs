@@ -56,7 +56,7 @@ public static class GuestPhysical
         if (EptPointer.RootOf(pointer).Value == 0 || (vmcs.GpaWidth < 52 && gpa >> vmcs.GpaWidth != 0))
             walk = new EptWalk { Outcome = EptOutcome.Violation, Entry = EptEntry.SuppressVe, Level = EptPointer.LevelOf(pointer), Rights = 0, IsConvertible = false, Address = default };
         else
-            walk = EptWalker.Walk(machine.Memory, pointer, new Gpa(gpa), access, vmcs.LogsDirtyPages && vmcs.PmlIndex > LastLogEntry);
+            walk = EptWalker.WalkToMemory(machine.Memory, pointer, new Gpa(gpa), access, vmcs.LogsDirtyPages && vmcs.PmlIndex > LastLogEntry);
 
         if (walk.Outcome == EptOutcome.Ok)
         {

@@ -39,7 +39,7 @@ public sealed partial class TdxModule
         address = 0;
         if (vmcs.SharedEptp == 0)
             return ExitReach(ctx, ref r, ExitReason.EptViolation, (ulong)access, 0, gpa);
-        EptWalk walk = EptWalker.Walk(_memory, vmcs.SharedEptp, new Gpa(gpa), access);
+        EptWalk walk = EptWalker.WalkToMemory(_memory, vmcs.SharedEptp, new Gpa(gpa), access);
         if (walk.Outcome == EptOutcome.Ok)
         {
             // The shared EPT is the host's and may lead where no memory is: no page, no operand.
