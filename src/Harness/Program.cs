@@ -5,8 +5,8 @@ using Tdp.Harness.Cli;
 using Tdp.Harness.Conformance;
 using Tdp.Harness.Reports;
 using Tdp.Harness.Running;
-using Tdp.Harness.Seamcall;
 using Tdp.Harness.ScenarioFiles;
+using Tdp.Harness.Seamcall;
 using Tdp.Harness.Stress;
 
 namespace Tdp.Harness;

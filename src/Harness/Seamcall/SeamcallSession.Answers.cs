@@ -131,7 +131,10 @@ internal sealed partial class SeamcallSession
     {
         AccessKind access = kind switch
         {
-            "read" => AccessKind.Read, "write" => AccessKind.Write, "fetch" => AccessKind.Fetch, _ => throw new SessionException($"access {kind}: allowed is read, write, fetch"),
+            "read" => AccessKind.Read,
+            "write" => AccessKind.Write,
+            "fetch" => AccessKind.Fetch,
+            _ => throw new SessionException($"access {kind}: allowed is read, write, fetch"),
         };
         Vmcs vmcs = Running("access");
         LogicalProcessor lp = _machine.Processors[_lp];

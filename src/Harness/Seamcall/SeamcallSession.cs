@@ -151,7 +151,12 @@ internal sealed partial class SeamcallSession : IDisposable
     {
         SortedDictionary<string, (int Offset, ulong Value)> known = new(StringComparer.Ordinal)
         {
-            ["attributes"] = (0, 0), ["xfam"] = (8, 3), ["max_vcpus"] = (16, 8), ["eptp"] = (24, 0x1E), ["flags"] = (32, 4), ["tsc"] = (40, 40),
+            ["attributes"] = (0, 0),
+            ["xfam"] = (8, 3),
+            ["max_vcpus"] = (16, 8),
+            ["eptp"] = (24, 0x1E),
+            ["flags"] = (32, 4),
+            ["tsc"] = (40, 40),
         };
         foreach (string field in fields)
         {
@@ -206,7 +211,12 @@ internal sealed partial class SeamcallSession : IDisposable
 
     private static ulong LevelOf(string text, Func<string, ulong> other) => text.ToUpperInvariant() switch
     {
-        "4K" => 0, "2M" => 1, "1G" => 2, "512G" => 3, "256T" => 4, _ => other(text),
+        "4K" => 0,
+        "2M" => 1,
+        "1G" => 2,
+        "512G" => 3,
+        "256T" => 4,
+        _ => other(text),
     };
 
     private void Call(LeafDescription leaf, string[] words)
