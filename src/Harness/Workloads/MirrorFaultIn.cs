@@ -64,13 +64,7 @@ public sealed class MirrorFaultIn : FaultInWorkload
         for (int start = 0; start < pages.Length; start += AcceptRun)
         {
             ReadOnlySpan<uint> run = pages.Slice(start, Math.Min(AcceptRun, pages.Length - start));
-            foreach (uint page in run)
-            {
-                vm.Srcu.ReadEnter(actor);
-                Handle(mmu, vcpu.Mmu, new Gpa((first + page) << 12), PfErr.Write | PfErr.PrivateAccess);
-                vm.Srcu.ReadExit(actor);
-            }
-
+            TakeFaults(actor, vm, vcpu.Mmu, first, run);
             _accepters[thread].Load(run, first);
             Errno errno = vcpu.Run(actor, _accepters[thread]);
             if (errno != Errno.None || vcpu.RunState.Exit is not UserExit.ScriptEnd)
@@ -94,6 +88,19 @@ public sealed class MirrorFaultIn : FaultInWorkload
 
     /// <inheritdoc/>
     public override void Dispose() => _world.Dispose();
+
+    // Called often, so that the JIT compiles it with what it learned, not in the middle of the first round.
+    [System.Runtime.CompilerServices.MethodImpl(System.Runtime.CompilerServices.MethodImplOptions.NoInlining)]
+    private static void TakeFaults(Actor actor, Vm vm, MmuVcpu vcpu, ulong first, ReadOnlySpan<uint> run)
+    {
+        TdpMmu mmu = vm.Mmu;
+        foreach (uint page in run)
+        {
+            vm.Srcu.ReadEnter(actor);
+            Handle(mmu, vcpu, new Gpa((first + page) << 12), PfErr.Write | PfErr.PrivateAccess);
+            vm.Srcu.ReadExit(actor);
+        }
+    }
 
     /// <summary>A guest that accepts a run of pages and stops.</summary>
     private sealed class Accepter(TdxModule module) : IVmxEngine
